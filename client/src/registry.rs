@@ -1,0 +1,130 @@
+//! Clients, the cluster's status and what nodes say about a request.
+
+use symbolon_protocol::error::ErrorCode;
+use symbolon_protocol::id::{Name, RequestId};
+use symbolon_protocol::identity::PublicKey;
+use symbolon_protocol::request::{Action, Grant, VersionSelector};
+use symbolon_protocol::state::records::ClientRecord;
+use symbolon_protocol::state::view::{ExplainView, StatusView};
+use symbolon_rpc::v1;
+
+use crate::call::{Explain, ListClients, ShowStatus, read};
+use crate::client::Client;
+use crate::error::Error;
+use crate::keys::page_end;
+use crate::link::Link;
+use crate::trust::bad;
+
+/// A page of clients.
+#[derive(Debug, Clone)]
+pub struct ClientPage {
+    /// The clients, by name.
+    pub clients: Vec<ClientRecord>,
+    /// The name to go on after.
+    pub next: Option<String>,
+    /// Index of the state that they were read from.
+    pub index: u64,
+}
+
+/// What one node says about a request.
+#[derive(Debug)]
+pub struct NodeExplanation {
+    /// The node, or its endpoint when it could not be reached.
+    pub node: String,
+    /// What its usage log says, or why it does not answer.
+    pub result: Result<Vec<ExplainView>, Error>,
+}
+
+impl Client {
+    /// The cluster as the asked node sees it. Nothing in it is proved.
+    ///
+    /// # Errors
+    /// What the table has for reads.
+    pub async fn status(&self) -> Result<StatusView, Error> {
+        let prepared = self.prepare(Action::Status, None, VersionSelector::All, Vec::new())?;
+        let check = |reply: v1::StatusReply| {
+            let status: StatusView = read("status", &reply.status)?;
+            if status.cluster == self.trust().cluster() {
+                return Ok(status);
+            }
+            Err(bad(format!("shows the status of cluster {}", status.cluster)))
+        };
+        self.ask(ShowStatus(prepared.call), check).await.map_err(|refusal| Error::from(refusal).of_request(prepared.id))
+    }
+
+    /// Registers a client under a name, or adds a grant to it. Returns the request.
+    ///
+    /// # Errors
+    /// `already_exists` when the name or the key is somebody else's, and what the table has for ordered requests.
+    pub async fn add_client(&self, name: &Name, key: PublicKey, grant: Grant) -> Result<RequestId, Error> {
+        self.order_client(Action::AddClient { name: name.clone(), key, grant }).await
+    }
+
+    /// Removes a client. Returns the request.
+    ///
+    /// # Errors
+    /// `not_found`, `last_administrator`, and what the table has for ordered requests.
+    pub async fn remove_client(&self, name: &Name) -> Result<RequestId, Error> {
+        self.order_client(Action::RemoveClient { name: name.clone() }).await
+    }
+
+    async fn order_client(&self, action: Action) -> Result<RequestId, Error> {
+        let prepared = self.prepare(action, None, VersionSelector::All, Vec::new())?;
+        let id = prepared.id;
+        self.order(prepared, None, None).await.map(|_| id)
+    }
+
+    /// A page of clients.
+    ///
+    /// # Errors
+    /// What the table has for reads.
+    pub async fn list_clients(&self, after: &str, limit: u32) -> Result<ClientPage, Error> {
+        let action = Action::ListClients { after: after.to_owned(), limit };
+        let prepared = self.prepare(action, None, VersionSelector::All, Vec::new())?;
+        let check = |reply: v1::ListClientsReply| {
+            let clients =
+                reply.clients.iter().map(|bytes| read::<ClientRecord>("client", bytes)).collect::<Result<_, _>>()?;
+            Ok(ClientPage { clients, next: page_end(after, reply.next)?, index: reply.index })
+        };
+        self.ask(ListClients(prepared.call), check)
+            .await
+            .map_err(|refusal| Error::from(refusal).of_request(prepared.id))
+    }
+
+    /// What each node did for a request and why, from the usage logs of all endpoints, asked at the same time.
+    ///
+    /// # Errors
+    /// `invalid_argument` when the question cannot be signed for; what a node answers is in the list.
+    pub async fn explain(&self, request: RequestId) -> Result<Vec<NodeExplanation>, Error> {
+        let prepared = self.prepare(Action::Explain { request }, None, VersionSelector::All, Vec::new())?;
+        let rpc = Explain(prepared.call);
+        let asked = self.links().iter().map(|link| self.explain_at(link, &rpc, request, prepared.id));
+        Ok(futures::future::join_all(asked).await)
+    }
+
+    async fn explain_at(&self, link: &Link, rpc: &Explain, request: RequestId, id: RequestId) -> NodeExplanation {
+        let result = self.attempt(link, rpc, self.deadline()).await.and_then(|reply| {
+            let mut records = Vec::new();
+            for bytes in &reply.records {
+                let record: ExplainView = read("usage record", bytes)?;
+                if record.request != request {
+                    return Err(bad("answers with a record of another request"));
+                }
+                records.push(record);
+            }
+            Ok(records)
+        });
+        let result = result.map_err(|refusal| Error::from(refusal).of_request(id));
+        NodeExplanation { node: link.name(self.trust()), result }
+    }
+}
+
+impl NodeExplanation {
+    /// Whether the node did not answer at all.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        self.result
+            .as_ref()
+            .is_err_and(|error| matches!(error.code(), ErrorCode::Unreachable | ErrorCode::DeadlineExceeded))
+    }
+}

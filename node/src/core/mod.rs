@@ -1,0 +1,333 @@
+//! The core of a node: what it does, over whatever runtime, transport, store and clock it is given.
+//!
+//! symbolond runs it on tokio, gRPC over TLS and RocksDB; the simulator on a deterministic runtime, an in-memory network and a
+//! store that loses what was not synced. Everything that is decided is decided in `symbolon-protocol`.
+//!
+//! - [`raft_log`], [`raft_state`], [`checkpoint`], [`raft_net`], [`door`]: Raft and what is checked before it.
+//! - [`propose`]: getting entries ordered, and reading what is certainly current.
+//! - [`answer`]: what this node answers its peers; [`start`]: the start rule.
+//! - [`reconcile`]: making this node's own part of the replicated state true; [`ceremony`]: one attempt of a generation.
+//! - [`signing`], [`usage`]: how a signature comes about, and the log of it.
+//! - [`request`]: what clients are answered.
+
+pub mod answer;
+pub mod ceremony;
+pub mod checkpoint;
+pub mod door;
+pub mod propose;
+pub mod raft_log;
+pub mod raft_net;
+pub mod raft_state;
+pub mod reconcile;
+pub mod request;
+pub mod shares;
+pub mod signing;
+pub mod start;
+pub mod types;
+pub mod usage;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use openraft::type_config::TypeConfigExt as _;
+use openraft::type_config::alias::InstantOf;
+use openraft::{Config, Raft, SnapshotPolicy};
+use symbolon_protocol::error::{ErrorCode, Refusal};
+use symbolon_protocol::genesis::{Genesis, MemberRole};
+use symbolon_protocol::id::{BootId, ClusterId, Digest, KeyId, KeyVersion, NodeId};
+use symbolon_protocol::identity::{Identity, PublicKey};
+use symbolon_protocol::peer::PeerStatus;
+use symbolon_protocol::sign::holder::Holder;
+use symbolon_protocol::table::StoreFault;
+use tokio::sync::{mpsc, watch};
+
+use crate::store::{StateTables, Store};
+use ceremony::Said;
+use raft_log::RaftLog;
+use raft_net::RaftNetwork;
+use raft_state::{Event, StateMachine};
+use signing::LoadedKey;
+use types::{NodeTypes, Surroundings, Timing, Transport, Vault};
+use usage::UsageLog;
+
+/// What a node is made of.
+pub struct Parts<T, S, E> {
+    /// Its number.
+    pub me: NodeId,
+    /// Its identity.
+    pub identity: Identity,
+    /// The founding document.
+    pub genesis: Arc<Genesis>,
+    /// This start.
+    pub boot: BootId,
+    /// Where it keeps things.
+    pub store: S,
+    /// The way to its peers.
+    pub transport: T,
+    /// Clock and entropy.
+    pub surroundings: E,
+    /// Where its shares rest.
+    pub vault: Box<dyn Vault>,
+    /// Time limits.
+    pub timing: Timing,
+    /// Largest usage log, bytes.
+    pub usage_bytes: u64,
+}
+
+/// A node.
+pub struct Core<C: NodeTypes, T: Transport, S: Store, E: Surroundings>(Arc<Inner<C, T, S, E>>);
+
+impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Clone for Core<C, T, S, E> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+type Heard<C> = BTreeMap<NodeId, (PeerStatus, InstantOf<C>)>;
+
+pub(crate) struct Inner<C: NodeTypes, T, S: Store, E> {
+    pub(crate) me: NodeId,
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) genesis: Arc<Genesis>,
+    pub(crate) cluster: ClusterId,
+    pub(crate) boot: BootId,
+    pub(crate) store: S,
+    pub(crate) transport: T,
+    pub(crate) surroundings: E,
+    pub(crate) vault: Box<dyn Vault>,
+    pub(crate) timing: Timing,
+    pub(crate) raft: Raft<C, StateMachine<S>>,
+    pub(crate) log: RaftLog<S>,
+    /// What was applied so far; none before the first entry.
+    pub(crate) applied: watch::Sender<Option<u64>>,
+    /// Wakes the reconciler.
+    pub(crate) wake: tokio::sync::Notify,
+    /// What peers said of themselves, and when.
+    pub(crate) heard: Mutex<Heard<C>>,
+    /// Attempts that run here, by ceremony digest.
+    pub(crate) ceremonies: Mutex<BTreeMap<Digest, mpsc::Sender<Said>>>,
+    /// Messages of attempts that this node has not heard of yet.
+    pub(crate) early: Mutex<VecDeque<Said>>,
+    /// Versions whose activation this node has yet to witness.
+    pub(crate) owed: Mutex<BTreeSet<(KeyId, KeyVersion)>>,
+    /// The signing side of a holder.
+    pub(crate) holder: Mutex<Holder>,
+    /// Keys as the signing path needs them; emptied whenever the state changes.
+    pub(crate) keys: Mutex<BTreeMap<KeyId, Arc<LoadedKey>>>,
+    pub(crate) usage: UsageLog<S>,
+    /// Whether Raft messages are accepted: the store is the certified one.
+    pub(crate) admitted: AtomicBool,
+    /// An incoming checkpoint.
+    pub(crate) incoming: Mutex<Option<answer::Incoming>>,
+    /// Why the node must stop.
+    pub(crate) fatal: watch::Sender<Option<String>>,
+}
+
+/// A lock whose holder failed protects nothing that a later reader could not use.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
+    /// Starts a node: Raft on its store, then its own tasks. It answers peers once [`answer`] is served.
+    ///
+    /// # Errors
+    /// What the operator should know: the store fails, or its content is not this node's.
+    pub async fn start(parts: Parts<T, S, E>) -> Result<Self, String> {
+        let (events, happened) = mpsc::unbounded_channel();
+        let store = parts.store.clone();
+        let machine =
+            StateMachine::open(store.clone(), Arc::clone(&parts.genesis), events).map_err(|e| e.to_string())?;
+        let applied = machine.applied_index();
+        let log = RaftLog::new(store.clone());
+        let voters = parts.genesis.voters().len();
+        let append = parts.timing.heartbeat * 4;
+        let network = RaftNetwork::new(parts.transport.clone(), store.clone(), voters, append);
+        let id = u64::from(parts.me.get());
+        let config = Arc::new(raft_config(&parts)?);
+        let raft = Raft::<C, _>::new(id, config, network, log.clone(), machine).await.map_err(|e| e.to_string())?;
+        let usage = UsageLog::open(store.clone(), parts.usage_bytes).map_err(|e| e.to_string())?;
+        let inner = Inner {
+            me: parts.me,
+            identity: Arc::new(parts.identity),
+            cluster: parts.genesis.cluster_id(),
+            holder: Mutex::new(Holder::new(parts.boot)),
+            genesis: parts.genesis,
+            boot: parts.boot,
+            store,
+            transport: parts.transport,
+            surroundings: parts.surroundings,
+            vault: parts.vault,
+            timing: parts.timing,
+            raft,
+            log,
+            applied: watch::Sender::new(applied),
+            wake: tokio::sync::Notify::new(),
+            heard: Mutex::new(BTreeMap::new()),
+            ceremonies: Mutex::new(BTreeMap::new()),
+            early: Mutex::new(VecDeque::new()),
+            owed: Mutex::new(BTreeSet::new()),
+            keys: Mutex::new(BTreeMap::new()),
+            usage,
+            admitted: AtomicBool::new(false),
+            incoming: Mutex::new(None),
+            fatal: watch::Sender::new(None),
+        };
+        let core = Self(Arc::new(inner));
+        core.recall_admission().map_err(|e| e.to_string())?;
+        core.find_owed().map_err(|e| e.to_string())?;
+        let _task = C::spawn(core.clone().follow_events(happened));
+        let _task = C::spawn(core.clone().reconcile_for_ever());
+        let _task = C::spawn(core.clone().watch_peers());
+        let _task = C::spawn(core.clone().found_cluster());
+        let _task = C::spawn(core.clone().sweep_nonces());
+        Ok(core)
+    }
+
+    /// The node's number.
+    #[must_use]
+    pub fn me(&self) -> NodeId {
+        self.0.me
+    }
+
+    /// Completes when the node must stop, with the reason.
+    pub async fn failed(&self) -> String {
+        let mut fatal = self.0.fatal.subscribe();
+        let mut running = self.0.raft.metrics();
+        loop {
+            let reason = fatal.borrow_and_update().clone();
+            if let Some(reason) = reason {
+                return reason;
+            }
+            if let Err(stopped) = raft_running(&self.0.raft) {
+                return stopped;
+            }
+            use openraft::async_runtime::WatchReceiver as _;
+            let changed = std::pin::pin!(fatal.changed());
+            let metrics = std::pin::pin!(running.changed());
+            futures::future::select(changed, metrics).await;
+        }
+    }
+
+    /// Stops Raft. The tasks end with the runtime.
+    pub async fn shutdown(&self) {
+        let _ = self.0.raft.shutdown().await;
+    }
+
+    /// What was applied so far.
+    #[must_use]
+    pub fn applied_index(&self) -> Option<u64> {
+        *self.0.applied.borrow()
+    }
+
+    /// The cluster's id.
+    #[must_use]
+    pub fn cluster(&self) -> ClusterId {
+        self.0.cluster
+    }
+
+    /// The node's clock, milliseconds since 1970.
+    #[must_use]
+    pub fn clock_ms(&self) -> u64 {
+        self.now_ms()
+    }
+
+    /// The replicated tables, to read.
+    #[must_use]
+    pub fn state_tables(&self) -> StateTables<S> {
+        self.tables()
+    }
+
+    pub(crate) fn tables(&self) -> StateTables<S> {
+        StateTables(self.0.store.clone())
+    }
+
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.0.surroundings.now_ms()
+    }
+
+    /// The store failed: nothing that this node would say from now on can be trusted, so it stops.
+    pub(crate) fn fail(&self, fault: &StoreFault) -> Refusal {
+        self.stop(format!("node {} stops: {fault}", self.0.me));
+        Refusal::new(ErrorCode::StorageFailed, format!("node {} cannot use its store and stops", self.0.me))
+    }
+
+    pub(crate) fn stop(&self, reason: String) {
+        tracing::error!(%reason, "the node stops on purpose");
+        self.0.fatal.send_if_modified(|fatal| {
+            let first = fatal.is_none();
+            if first {
+                *fatal = Some(reason);
+            }
+            first
+        });
+    }
+
+    pub(crate) fn member_key(&self, node: NodeId) -> Option<PublicKey> {
+        self.0.genesis.members.get(&node).map(|member| member.key)
+    }
+
+    pub(crate) fn others(&self) -> Vec<NodeId> {
+        self.0.genesis.members.keys().copied().filter(|id| *id != self.0.me).collect()
+    }
+
+    /// Name of a node, for messages to people.
+    pub(crate) fn name_of(&self, node: NodeId) -> String {
+        self.0.genesis.members.get(&node).map_or_else(|| format!("node {node}"), |member| member.name.to_string())
+    }
+
+    pub(crate) fn is_voter(&self, node: NodeId) -> bool {
+        self.0.genesis.members.get(&node).is_some_and(|member| member.role == MemberRole::Voter)
+    }
+
+    /// Takes what the state machine tells, in order.
+    async fn follow_events(self, mut happened: mpsc::UnboundedReceiver<Event>) {
+        while let Some(event) = happened.recv().await {
+            match event {
+                Event::Applied { index, outcome, .. } => {
+                    self.note_applied(index, &outcome);
+                }
+                Event::Installed { index } => {
+                    lock(&self.0.keys).clear();
+                    self.0.applied.send_replace(Some(index));
+                    if let Err(fault) = self.find_owed() {
+                        self.fail(&fault);
+                    }
+                    self.0.wake.notify_one();
+                }
+                Event::CheckpointDue => {
+                    // A refusal means that Raft stops; then somebody else says so.
+                    let _ = self.0.raft.trigger().snapshot().await;
+                }
+                Event::CheckpointMade(head) => {
+                    if let Err(fault) = self.sign_checkpoint(&head) {
+                        self.fail(&fault);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn raft_config<T, S, E>(parts: &Parts<T, S, E>) -> Result<Config, String> {
+    let ms = |d: std::time::Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+    let config = Config {
+        cluster_name: parts.genesis.name.to_string(),
+        heartbeat_interval: ms(parts.timing.heartbeat),
+        election_timeout_min: ms(parts.timing.election),
+        election_timeout_max: ms(parts.timing.election) * 2,
+        install_snapshot_timeout: 10_000,
+        // Checkpoints lie at fixed indices, so that all nodes sign the same ones.
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: parts.genesis.checkpoint_entries,
+        enable_pre_vote: Some(true),
+        ..Config::default()
+    };
+    config.validate().map_err(|e| e.to_string())
+}
+
+fn raft_running<C: NodeTypes, S: Store>(raft: &Raft<C, StateMachine<S>>) -> Result<(), String> {
+    use openraft::async_runtime::WatchReceiver as _;
+    raft.metrics().borrow_watched().running_state.clone().map_err(|e| format!("Raft stopped: {e}"))
+}

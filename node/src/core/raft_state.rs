@@ -1,0 +1,251 @@
+//! Raft's state machine: the replicated tables in the store, changed only by `protocol::state::apply`.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use futures::{Stream, TryStreamExt as _};
+use openraft::alias::{SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
+use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
+use openraft::{EntryPayload, OptionalSend, StoredMembership};
+use symbolon_protocol::entry::LogEntry;
+use symbolon_protocol::genesis::Genesis;
+use symbolon_protocol::history::Head;
+use symbolon_protocol::id::Digest;
+use symbolon_protocol::outcome::Outcome;
+use symbolon_protocol::state::{self, records};
+use symbolon_protocol::table::{Overlay, StoreFault};
+use symbolon_protocol::wire::encode;
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::checkpoint::{Checkpoint, Checkpoints, Shelf};
+use super::raft_log::{io_fault, pack, unpack};
+use super::types::{NodeTypes, OutcomeBytes, RaftEntry, RaftLogId, RaftMembership};
+use crate::store::{Batch, Change, Column, StateTables, Store};
+
+const APPLIED: &[u8] = b"a";
+
+/// What the core is told after an entry.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// An entry was applied.
+    Applied {
+        /// Its index.
+        index: u64,
+        /// What became of it.
+        outcome: Outcome,
+        /// Root of the history after it.
+        root: Digest,
+    },
+    /// A checkpoint is due: Raft is to be asked for a snapshot.
+    CheckpointDue,
+    /// A checkpoint was made; its head is to be signed.
+    CheckpointMade(Head),
+    /// The tables were replaced by a checkpoint.
+    Installed {
+        /// Its index.
+        index: u64,
+    },
+}
+
+/// A checkpoint on its way through Raft.
+#[derive(Clone, Debug)]
+pub struct SnapshotHandle {
+    pub(crate) shelf: Shelf,
+    pub(crate) checkpoint: Checkpoint,
+}
+
+struct Due<S: Store> {
+    view: S::View,
+    last_log_id: RaftLogId,
+    membership: RaftMembership,
+    root: Digest,
+}
+
+/// The state machine.
+pub struct StateMachine<S: Store> {
+    store: S,
+    genesis: Arc<Genesis>,
+    events: UnboundedSender<Event>,
+    applied: Option<RaftLogId>,
+    membership: RaftMembership,
+    due: Arc<Mutex<Option<Due<S>>>>,
+}
+
+impl<S: Store> StateMachine<S> {
+    /// Opens the tables; writes those of genesis into a new store.
+    ///
+    /// # Errors
+    /// When the store fails or holds damaged records.
+    pub fn open(store: S, genesis: Arc<Genesis>, events: UnboundedSender<Event>) -> io::Result<Self> {
+        let (applied, membership) = match store.get(Column::Raft, APPLIED).map_err(io_fault)? {
+            Some(bytes) => unpack(&bytes)?,
+            None => {
+                let mut batch = Batch::default();
+                for (key, value) in records::initial(&genesis) {
+                    batch.put(Column::State, key, value);
+                }
+                let position: (Option<RaftLogId>, RaftMembership) = (None, StoredMembership::default());
+                batch.put(Column::Raft, APPLIED.to_vec(), pack(&position)?);
+                store.write(batch).map_err(io_fault)?;
+                position
+            }
+        };
+        Ok(Self { store, genesis, events, applied, membership, due: Arc::new(Mutex::new(None)) })
+    }
+
+    /// What the tables hold so far.
+    pub(crate) fn applied_index(&self) -> Option<u64> {
+        self.applied.map(|id| id.index)
+    }
+
+    fn position(&self) -> io::Result<Change> {
+        Ok(Change::Put(Column::Raft, APPLIED.to_vec(), pack(&(self.applied, self.membership.clone()))?))
+    }
+
+    /// Applies one entry: tables and position in one batch.
+    fn apply_entry(&mut self, entry: &RaftEntry) -> io::Result<Outcome> {
+        let index = entry.log_id.index;
+        let stored;
+        let log_entry = match &entry.payload {
+            EntryPayload::Blank => LogEntry::Blank,
+            EntryPayload::Normal(bytes) => LogEntry::Normal(&bytes.0),
+            EntryPayload::Membership(membership) => {
+                self.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
+                stored = pack(membership)?;
+                LogEntry::Membership(&stored)
+            }
+        };
+        let tables = StateTables(self.store.clone());
+        let mut overlay = Overlay::new(&tables);
+        let applied = state::apply(&mut overlay, &self.genesis, index, log_entry).map_err(io_fault)?;
+        self.applied = Some(entry.log_id);
+        let mut batch = Batch::default();
+        batch.state(overlay.into_writes());
+        batch.0.push(self.position()?);
+        self.store.write(batch).map_err(io_fault)?;
+        self.tell(Event::Applied { index, outcome: applied.outcome.clone(), root: applied.root });
+        if index > 0 && index.is_multiple_of(self.genesis.checkpoint_entries) {
+            let due = Due {
+                view: self.store.view(),
+                last_log_id: entry.log_id,
+                membership: self.membership.clone(),
+                root: applied.root,
+            };
+            *self.due.lock().map_err(|_| io::Error::other("a thread failed while it held a lock"))? = Some(due);
+            self.tell(Event::CheckpointDue);
+        }
+        Ok(applied.outcome)
+    }
+
+    fn tell(&self, event: Event) {
+        // Nobody listens while the node stops.
+        let _ = self.events.send(event);
+    }
+}
+
+impl<C: NodeTypes, S: Store> RaftStateMachine<C> for StateMachine<S> {
+    type SnapshotData = SnapshotHandle;
+    type SnapshotBuilder = Builder<S>;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<RaftLogId>, StoredMembershipOf<C>)> {
+        Ok((self.applied, self.membership.clone()))
+    }
+
+    async fn apply<Entries>(&mut self, mut entries: Entries) -> io::Result<()>
+    where
+        Entries: Stream<Item = io::Result<EntryResponder<C>>> + Unpin + OptionalSend,
+    {
+        while let Some((entry, responder)) = entries.try_next().await? {
+            let outcome = self.apply_entry(&entry)?;
+            if let Some(responder) = responder {
+                responder.send(OutcomeBytes(encode(&outcome)));
+            }
+        }
+        Ok(())
+    }
+
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Builder<S>> {
+        let waiting = self.due.lock().is_ok_and(|due| due.is_some());
+        (waiting || force).then(|| self.builder())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder<S> {
+        self.builder()
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMetaOf<C>, snapshot: SnapshotHandle) -> io::Result<()> {
+        self.applied = meta.last_log_id;
+        self.membership = meta.last_membership.clone();
+        let SnapshotHandle { shelf, checkpoint } = snapshot;
+        let index = checkpoint.last_log_id.index;
+        let checkpoints = Checkpoints::new(self.store.clone());
+        if shelf == Shelf::Incoming {
+            for number in 0..checkpoint.chunks {
+                let chunk = checkpoints.chunk(shelf, index, number).map_err(io_fault)?;
+                checkpoints.put_chunk(Shelf::Current, index, number, &chunk).map_err(io_fault)?;
+            }
+        }
+        let position = self.position()?;
+        checkpoints.install(Shelf::Current, index, checkpoint.chunks, vec![position]).map_err(io_fault)?;
+        checkpoints.set_current(&checkpoint)?;
+        checkpoints.clear_incoming().map_err(io_fault)?;
+        self.store.sync().await.map_err(io_fault)?;
+        self.tell(Event::Installed { index });
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<SnapshotOf<C, SnapshotHandle>>> {
+        let current = Checkpoints::new(self.store.clone()).current()?;
+        Ok(current.map(|checkpoint| SnapshotOf::<C, SnapshotHandle> {
+            meta: checkpoint.meta::<C>(),
+            snapshot: SnapshotHandle { shelf: Shelf::Current, checkpoint },
+        }))
+    }
+}
+
+impl<S: Store> StateMachine<S> {
+    fn builder(&self) -> Builder<S> {
+        Builder { store: self.store.clone(), due: Arc::clone(&self.due), events: self.events.clone() }
+    }
+}
+
+/// Makes the checkpoint that is due.
+pub struct Builder<S: Store> {
+    store: S,
+    due: Arc<Mutex<Option<Due<S>>>>,
+    events: UnboundedSender<Event>,
+}
+
+impl<S: Store> Builder<S> {
+    fn build(&self, due: &Due<S>) -> Result<(Checkpoint, Head), StoreFault> {
+        let index = due.last_log_id.index;
+        let (digest, chunks) = Checkpoints::new(self.store.clone()).write(&due.view, index)?;
+        let membership = records::cluster(&due.view)?.membership;
+        let head = Head { index, root: due.root, membership, state: Some(digest) };
+        Ok((Checkpoint::new(due.last_log_id, due.membership.clone(), &head, chunks), head))
+    }
+}
+
+impl<C: NodeTypes, S: Store> RaftSnapshotBuilder<C> for Builder<S> {
+    type SnapshotData = SnapshotHandle;
+
+    async fn build_snapshot(&mut self) -> io::Result<SnapshotOf<C, SnapshotHandle>> {
+        let due = self.due.lock().map_err(|_| io::Error::other("a thread failed while it held a lock"))?.take();
+        let checkpoints = Checkpoints::new(self.store.clone());
+        let checkpoint = match due {
+            Some(due) => {
+                let (checkpoint, head) = self.build(&due).map_err(io_fault)?;
+                checkpoints.set_current(&checkpoint)?;
+                self.store.sync().await.map_err(io_fault)?;
+                let _ = self.events.send(Event::CheckpointMade(head));
+                checkpoint
+            }
+            // Asked although none is due: the last one is still the newest that can be.
+            None => checkpoints.current()?.ok_or_else(|| io::Error::other("no checkpoint has been made yet"))?,
+        };
+        Ok(SnapshotOf::<C, SnapshotHandle> {
+            meta: checkpoint.meta::<C>(),
+            snapshot: SnapshotHandle { shelf: Shelf::Current, checkpoint },
+        })
+    }
+}

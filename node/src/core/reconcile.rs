@@ -1,0 +1,280 @@
+//! Making this node's own part of the replicated state true; after any crash it simply looks again.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use openraft::EmptyNode;
+use openraft::async_runtime::Instant as _;
+use openraft::type_config::TypeConfigExt as _;
+use symbolon_protocol::certificate::KeyCertificate;
+use symbolon_protocol::entry::{Erasure, Payload, Witness};
+use symbolon_protocol::error::Refusal;
+use symbolon_protocol::generate::activated_vote;
+use symbolon_protocol::genesis::MemberRole;
+use symbolon_protocol::id::{Digest, KeyId, KeyVersion, NodeId};
+use symbolon_protocol::identity::{Domain, Signature};
+use symbolon_protocol::limits;
+use symbolon_protocol::outcome::Outcome;
+use symbolon_protocol::peer::{WorkAnswer, WorkCall};
+use symbolon_protocol::schema::{private, replicated};
+use symbolon_protocol::state::records::{self, KeyRecord, VersionRecord};
+use symbolon_protocol::state::{due_destructions, owes_witness, running_operations};
+use symbolon_protocol::table::{StoreFault, Tables, read};
+use symbolon_protocol::wire::{decode, encode};
+
+use super::checkpoint::Checkpoints;
+use super::types::{NodeTypes, Surroundings, Transport};
+use super::{Core, lock};
+use crate::store::{Column, Store, commit};
+
+/// Operations, destructions and witnesses that are looked at in one round.
+const BATCH: usize = 256;
+/// Between two questions to a peer how it is.
+const PEER_ROUND: Duration = Duration::from_millis(500);
+/// A peer that said nothing for so long counts as unreachable.
+const SILENCE: Duration = Duration::from_millis(2_500);
+
+impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
+    /// An entry was applied here.
+    pub(crate) fn note_applied(&self, index: u64, outcome: &Outcome) {
+        self.0.applied.send_replace(Some(index));
+        match outcome {
+            Outcome::Noted | Outcome::Started | Outcome::Upgraded { .. } | Outcome::Refused(_) => return,
+            Outcome::Activated { key, version, .. } => {
+                lock(&self.0.owed).insert((*key, *version));
+            }
+            Outcome::Generating { .. }
+            | Outcome::AttemptEnded { .. }
+            | Outcome::KeyChanged { .. }
+            | Outcome::ClientChanged { .. } => {}
+        }
+        lock(&self.0.keys).clear();
+        self.0.wake.notify_one();
+    }
+
+    pub(crate) async fn reconcile_for_ever(self) {
+        loop {
+            if self.admitted()
+                && let Err(refusal) = self.reconcile().await
+            {
+                tracing::warn!(%refusal, "the reconciler could not do all of its work");
+            }
+            let woken = self.0.wake.notified();
+            // Whether woken or not: look again.
+            let _ = C::timeout(self.0.timing.reconcile, woken).await;
+        }
+    }
+
+    async fn reconcile(&self) -> Result<(), Refusal> {
+        self.finish_erasures().await?;
+        self.join_operations()?;
+        self.pay_witnesses().await?;
+        self.erase_due().await?;
+        for (key, version, epoch) in self.orphaned_shares(BATCH).map_err(|e| self.fail(&e))? {
+            tracing::info!(%key, %version, %epoch, "a share of an attempt that failed is erased");
+            self.erase_share(&key, version, epoch).await?;
+        }
+        self.exchange_checkpoint_signatures().await?;
+        if self.leads() {
+            self.lead().await?;
+        }
+        Ok(())
+    }
+
+    /// Takes part in attempts that run, and ends its part in those that are over.
+    fn join_operations(&self) -> Result<(), Refusal> {
+        let operations = running_operations(&self.tables(), BATCH).map_err(|e| self.fail(&e))?;
+        let mine: Vec<_> =
+            operations.into_iter().map(|o| o.ceremony).filter(|c| c.roster.contains(&self.0.me)).collect();
+        let running: BTreeSet<Digest> = mine.iter().map(symbolon_protocol::generate::Ceremony::digest).collect();
+        lock(&self.0.ceremonies).retain(|digest, _| running.contains(digest));
+        for ceremony in mine {
+            self.join_ceremony(ceremony);
+        }
+        Ok(())
+    }
+
+    /// Versions that became active and lack this node's witness; looked for once, at start and after a checkpoint came in.
+    pub(crate) fn find_owed(&self) -> Result<(), StoreFault> {
+        let tables = self.tables();
+        let mut after = Vec::new();
+        loop {
+            let page = tables.scan(replicated::VERSIONS, &after, 256)?;
+            let Some((last, _)) = page.last() else { return Ok(()) };
+            after.clone_from(last);
+            for (key, value) in page {
+                let version: VersionRecord = decode(&value)?;
+                let id: Option<[u8; 32]> = key.get(1..33).and_then(|id| id.try_into().ok());
+                if let (Some(id), true) = (id, version.certificate.is_some()) {
+                    let id = KeyId::from_bytes(id);
+                    if owes_witness(&tables, &id, version.number, self.0.me)? {
+                        lock(&self.0.owed).insert((id, version.number));
+                    }
+                }
+            }
+        }
+    }
+
+    async fn pay_witnesses(&self) -> Result<(), Refusal> {
+        let owed: Vec<_> = lock(&self.0.owed).iter().copied().take(BATCH).collect();
+        let payments = owed.into_iter().map(|(key, version)| async move {
+            let still = owes_witness(&self.tables(), &key, version, self.0.me).map_err(|e| self.fail(&e))?;
+            if !still || self.witness(&key, version).await? {
+                lock(&self.0.owed).remove(&(key, version));
+            }
+            Ok::<(), Refusal>(())
+        });
+        futures::future::try_join_all(payments).await?;
+        Ok(())
+    }
+
+    /// Says ACTIVATED as a holder, and signs the head of the activation as a voter. False when it was not ordered.
+    async fn witness(&self, key: &KeyId, version: KeyVersion) -> Result<bool, Refusal> {
+        let tables = self.tables();
+        let record = read::<VersionRecord>(&tables, &replicated::version(key, version)).map_err(|e| self.fail(&e))?;
+        let Some(record) = record else { return Ok(true) };
+        let certificate = records::certificate(&tables, key, &record).map_err(|e| self.fail(&e))?;
+        let Some(certificate) = certificate else { return Ok(true) };
+        let activated = self.say_activated(&certificate).await?;
+        let head = self
+            .is_voter(self.0.me)
+            .then(|| self.0.identity.sign(Domain::Head, &self.0.cluster, &encode(&certificate.activation.head)));
+        if activated.is_none() && head.is_none() {
+            return Ok(true);
+        }
+        let witness = Witness { key: *key, version, node: self.0.me, activated, head };
+        Ok(self.propose(&Payload::Witness(witness), Duration::from_secs(3)).await.is_ok())
+    }
+
+    /// ACTIVATED, durable before it is said; only with a share in hand.
+    async fn say_activated(&self, certificate: &KeyCertificate) -> Result<Option<Signature>, Refusal> {
+        let core = &certificate.core;
+        if !core.roster.contains(&self.0.me) {
+            return Ok(None);
+        }
+        if let Err(refusal) = self.read_share(core) {
+            tracing::error!(key = %core.name, %refusal, "this node cannot activate its share");
+            return Ok(None);
+        }
+        let record = private::activated_vote(&core.key, core.version, core.epoch);
+        let existing = self.0.store.get(Column::Private, &record).map_err(|e| self.fail(&e))?;
+        let existing: Option<Digest> = existing.map(|bytes| decode(&bytes)).transpose()?;
+        match activated_vote(core, &self.0.identity, existing) {
+            Ok(step) => {
+                let (writes, sealed) = step.split();
+                let receipt = commit(&self.0.store, writes).await.map_err(|e| self.fail(&e))?;
+                Ok(sealed.release(&receipt).into_iter().next())
+            }
+            Err(refused) => {
+                tracing::error!(key = %core.name, %refused, "this node does not activate a key version");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Erases shares of versions that are being destroyed, once both the replicated clock and its own say that it is time.
+    async fn erase_due(&self) -> Result<(), Refusal> {
+        let tables = self.tables();
+        let cluster = records::cluster(&tables).map_err(|e| self.fail(&e))?;
+        let now = cluster.time_ms.min(self.now_ms());
+        for (key, version) in due_destructions(&tables, now, BATCH).map_err(|e| self.fail(&e))? {
+            let record =
+                read::<VersionRecord>(&tables, &replicated::version(&key, version)).map_err(|e| self.fail(&e))?;
+            let Some(record) = record.filter(|r| r.roster.contains(&self.0.me)) else { continue };
+            if record.destruction.as_ref().is_some_and(|d| d.erased.contains(&self.0.me)) {
+                continue;
+            }
+            if let Some(certificate) = &record.certificate {
+                self.erase_share(&key, version, certificate.core.epoch).await?;
+            }
+            let payload = Erasure::payload(&key, version, self.0.me);
+            let signature = self.0.identity.sign(Domain::Erased, &self.0.cluster, &payload);
+            let erasure = Erasure { key, version, node: self.0.me, signature };
+            tracing::info!(%key, %version, "the share of a destroyed key version is erased");
+            // Not ordered now means ordered in a later round: the erasure is done already.
+            let _ = self.propose(&Payload::Erased(erasure), Duration::from_secs(3)).await;
+        }
+        Ok(())
+    }
+
+    /// Gathers the voters' signatures over the last checkpoint until all are there.
+    async fn exchange_checkpoint_signatures(&self) -> Result<(), Refusal> {
+        let checkpoints = Checkpoints::new(self.0.store.clone());
+        let Ok(Some(checkpoint)) = checkpoints.current() else { return Ok(()) };
+        let head = checkpoint.head().map_err(|e| self.fail(&e))?;
+        let known = checkpoints.signatures(head.index).map_err(|e| self.fail(&e))?;
+        let Some(own) = known.get(&self.0.me).copied() else {
+            // A crash came between the checkpoint and its signature.
+            return self.sign_checkpoint(&head).map_err(|e| self.fail(&e));
+        };
+        for node in self.others().into_iter().filter(|node| self.is_voter(*node) && !known.contains_key(node)) {
+            let call = WorkCall::Checkpoint { head, signature: own };
+            if let Ok(WorkAnswer::Checkpoint(Some(signature))) = self.call_work(node, &call, self.0.timing.call).await {
+                self.take_checkpoint_signature(node, &head, signature)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What only the leader does.
+    async fn lead(&self) -> Result<(), Refusal> {
+        let tables = self.tables();
+        let cluster = records::cluster(&tables).map_err(|e| self.fail(&e))?;
+        let now = self.now_ms();
+        for operation in running_operations(&tables, BATCH).map_err(|e| self.fail(&e))? {
+            if now > operation.deadline_ms {
+                let (operation, epoch) = (operation.ceremony.operation, operation.ceremony.epoch);
+                let _ = self.order(&Payload::Expire { operation, epoch }).await;
+            }
+        }
+        // The clock must also go on when something waits for a date.
+        let waits = !tables.scan(replicated::DESTRUCTIONS, b"", 1).map_err(|e| self.fail(&e))?.is_empty();
+        let age = if waits { 1_000 } else { limits::TICK_MS };
+        if cluster.started && now.saturating_sub(cluster.time_ms) >= age {
+            let _ = self.order(&Payload::Tick).await;
+        }
+        self.add_learners().await;
+        Ok(())
+    }
+
+    /// Members that are no voters follow the log as learners.
+    async fn add_learners(&self) {
+        let known: BTreeSet<u64> = self.metrics(|m| m.membership_config.nodes().map(|(id, _)| *id).collect());
+        for (id, member) in &self.0.genesis.members {
+            let id = u64::from(id.get());
+            if member.role == MemberRole::Learner && !known.contains(&id) {
+                let added = C::timeout(Duration::from_secs(2), self.0.raft.add_learner(id, EmptyNode {}, false)).await;
+                tracing::info!(node = id, done = added.is_ok(), "a learner is added to Raft");
+            }
+        }
+    }
+
+    /// Asks every peer again and again how it is.
+    pub(crate) async fn watch_peers(self) {
+        loop {
+            let asked = self.others().into_iter().map(|node| {
+                let core = self.clone();
+                async move {
+                    let answer = core.call_work(node, &WorkCall::Status, Duration::from_millis(1_500)).await;
+                    if let Ok(WorkAnswer::Status(status)) = answer {
+                        lock(&core.0.heard).insert(node, (status, C::now()));
+                    }
+                }
+            });
+            futures::future::join_all(asked).await;
+            C::sleep(PEER_ROUND).await;
+        }
+    }
+
+    /// Whether a node answers, as far as this node knows.
+    #[must_use]
+    pub fn is_reachable(&self, node: NodeId) -> bool {
+        let heard = lock(&self.0.heard).get(&node).is_some_and(|(_, at)| at.elapsed() < SILENCE);
+        node == self.0.me || (heard && self.0.transport.reachable(node))
+    }
+
+    /// The key record with an id.
+    pub(crate) fn key_record(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreFault> {
+        read(&self.tables(), &replicated::key_record(id))
+    }
+}

@@ -1,0 +1,148 @@
+//! This node's shares at rest: a sealed record in the private store, its key slot in the vault.
+//!
+//! Written in this order: key slot, synced; record, synced. Erased in this order: intent, synced; slot overwritten, synced;
+//! record removed. So after any crash it is clear what was meant.
+
+use symbolon_protocol::certificate::CertificateCore;
+use symbolon_protocol::error::{ErrorCode, Refusal};
+use symbolon_protocol::generate::ShareSecret;
+use symbolon_protocol::id::{Digest, Epoch, KeyId, KeyVersion};
+use symbolon_protocol::identity::tagged_hash;
+use symbolon_protocol::lifecycle::KeyState;
+use symbolon_protocol::schema::{private, replicated};
+use symbolon_protocol::state::records::VersionRecord;
+use symbolon_protocol::table::{StoreFault, read};
+use symbolon_protocol::wire::{Bytes, Reader, decode, encode};
+use zeroize::Zeroizing;
+
+use super::types::{NodeTypes, Surroundings, Transport};
+use super::{Core, lock};
+use crate::store::{Batch, Column, Store};
+
+/// A share record as it is stored.
+#[derive(Debug)]
+struct ShareRecord {
+    /// Digest of the certificate core that it belongs to.
+    core: Digest,
+    /// Sealed under the key of its slot.
+    sealed: Bytes,
+}
+symbolon_protocol::wire_struct!(ShareRecord { core, sealed });
+
+/// Name of a record and of its slot.
+fn record_id(key: &KeyId, version: KeyVersion, epoch: Epoch) -> [u8; 32] {
+    *tagged_hash("symbolon/share-record/v1", &private::share(key, version, epoch)).as_bytes()
+}
+
+impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
+    /// Seals a share and stores it, durable before this returns; gives it back as re-read from the store and unsealed.
+    pub(crate) async fn stage_share(
+        &self,
+        core: &CertificateCore,
+        secret: &ShareSecret,
+    ) -> Result<ShareSecret, Refusal> {
+        let failed = |what: String| {
+            tracing::error!(%what, "a share cannot be stored");
+            Refusal::new(ErrorCode::StorageFailed, "a share cannot be stored")
+        };
+        let id = record_id(&core.key, core.version, core.epoch);
+        // A slot without a record is left over from a crash in the middle of an earlier try.
+        self.0.vault.erase(id).map_err(failed)?;
+        let sealed = self.0.vault.seal(id, secret.expose()).map_err(failed)?;
+        let record = ShareRecord { core: core.digest(), sealed: Bytes(sealed) };
+        let mut batch = Batch::default();
+        batch.put(Column::Private, private::share(&core.key, core.version, core.epoch), encode(&record));
+        self.0.store.write(batch).map_err(|e| self.fail(&e))?;
+        self.0.store.sync().await.map_err(|e| self.fail(&e))?;
+        let read_back = self.read_share(core)?;
+        Ok(ShareSecret::new(&read_back))
+    }
+
+    /// The share for a certificate, unsealed.
+    ///
+    /// # Errors
+    /// `storage_failed` when it is not there or cannot be opened.
+    pub(crate) fn read_share(&self, core: &CertificateCore) -> Result<Zeroizing<[u8; 32]>, Refusal> {
+        let lost = |what: String| {
+            let message = format!("{} has no usable share of key `{}`: {what}", self.name_of(self.0.me), core.name);
+            Refusal::new(ErrorCode::StorageFailed, message)
+        };
+        let key = private::share(&core.key, core.version, core.epoch);
+        let bytes = self.0.store.get(Column::Private, &key).map_err(|e| self.fail(&e))?;
+        let bytes = bytes.ok_or_else(|| lost("there is no record".to_owned()))?;
+        let record: ShareRecord = decode(&bytes).map_err(|e| lost(e.to_string()))?;
+        if record.core != core.digest() {
+            return Err(lost("the record belongs to another result of the generation".to_owned()));
+        }
+        self.0.vault.open(record_id(&core.key, core.version, core.epoch), &record.sealed.0).map_err(lost)
+    }
+
+    /// Erases a share for good.
+    pub(crate) async fn erase_share(&self, key: &KeyId, version: KeyVersion, epoch: Epoch) -> Result<(), Refusal> {
+        let id = record_id(key, version, epoch);
+        let intent = private::erase_intent(&Digest::from_bytes(id));
+        let mut batch = Batch::default();
+        batch.put(Column::Private, intent.clone(), private::share(key, version, epoch));
+        self.0.store.write(batch).map_err(|e| self.fail(&e))?;
+        self.0.store.sync().await.map_err(|e| self.fail(&e))?;
+        self.finish_erasure(&intent, &private::share(key, version, epoch), id).await
+    }
+
+    async fn finish_erasure(&self, intent: &[u8], record: &[u8], id: [u8; 32]) -> Result<(), Refusal> {
+        lock(&self.0.keys).clear();
+        self.0.vault.erase(id).map_err(|what| {
+            self.stop(format!("a key slot cannot be overwritten: {what}"));
+            Refusal::new(ErrorCode::StorageFailed, what)
+        })?;
+        let mut batch = Batch::default();
+        batch.remove(Column::Private, record.to_vec());
+        batch.remove(Column::Private, intent.to_vec());
+        self.0.store.write(batch).map_err(|e| self.fail(&e))?;
+        self.0.store.sync().await.map_err(|e| self.fail(&e))
+    }
+
+    /// Finishes erasures that a crash interrupted.
+    pub(crate) async fn finish_erasures(&self) -> Result<(), Refusal> {
+        let intents =
+            self.0.store.scan(Column::Private, private::ERASE_INTENTS, b"", 1024).map_err(|e| self.fail(&e))?;
+        for (intent, record) in intents {
+            if let Some(id) = intent.get(1..).and_then(|id| id.try_into().ok()) {
+                self.finish_erasure(&intent, &record, id).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Share records of attempts that are over without a key, and of versions that failed.
+    pub(crate) fn orphaned_shares(&self, limit: usize) -> Result<Vec<(KeyId, KeyVersion, Epoch)>, StoreFault> {
+        let mut orphans = Vec::new();
+        let mut after = Vec::new();
+        loop {
+            let page = self.0.store.scan(Column::Private, private::SHARES, &after, 256)?;
+            let Some((last, _)) = page.last() else { return Ok(orphans) };
+            after.clone_from(last);
+            for (key, _) in page {
+                let mut reader = Reader::new(key.get(1..).unwrap_or_default());
+                let (id, (number, epoch)): (KeyId, (KeyVersion, Epoch)) =
+                    symbolon_protocol::wire::Wire::take(&mut reader)?;
+                if self.is_orphan(&id, number, epoch)? {
+                    orphans.push((id, number, epoch));
+                }
+                if orphans.len() >= limit {
+                    return Ok(orphans);
+                }
+            }
+        }
+    }
+
+    fn is_orphan(&self, key: &KeyId, version: KeyVersion, epoch: Epoch) -> Result<bool, StoreFault> {
+        let record: Option<VersionRecord> = read(&self.tables(), &replicated::version(key, version))?;
+        let Some(record) = record else {
+            // A node that lags keeps what it does not understand yet.
+            return Ok(false);
+        };
+        let committed = record.certificate.as_ref().map(|c| c.core.epoch);
+        let ended = record.attempts.iter().any(|attempt| attempt.epoch == epoch);
+        Ok(record.state == KeyState::Failed || (ended && committed != Some(epoch)))
+    }
+}

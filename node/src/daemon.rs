@@ -1,0 +1,383 @@
+//! symbolond as a process: files, hardening, listeners, signals; and `dev`, which runs several of them.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rand_core::{OsRng, RngCore as _};
+use symbolon_protocol::fresh;
+use symbolon_protocol::genesis::Genesis;
+use symbolon_protocol::id::{BootId, NodeId};
+use symbolon_protocol::identity::Identity;
+use symbolon_rpc::serve::{AcceptLimits, incoming};
+use symbolon_rpc::{serve as rpc_serve, tls};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_rustls::TlsAcceptor;
+use zeroize::Zeroizing;
+
+use crate::config::{Config, LogFormat, SealMethod};
+use crate::core::start::open_store;
+use crate::core::types::{EntryBytes, Lane, LeaderId, OutcomeBytes, Surroundings, Timing, Vault};
+use crate::core::{Core, Parts, lock};
+use crate::harden::harden_process;
+use crate::link::inbound::{Answering, PeerService};
+use crate::link::member_with;
+use crate::link::outbound::Links;
+use crate::seal::{KeyFile, PassphraseSource, SEAL_PARAMS_FILE, SealKey, SlotFile, open_record, seal_record};
+use crate::serve::{client::ClientService, health};
+use crate::setup::read_identity;
+use crate::store::rocks::{self, RocksStore};
+
+openraft::declare_raft_types!(
+    /// Raft on tokio.
+    pub TokioTypes: D = EntryBytes, R = OutcomeBytes, NodeId = u64, Node = openraft::EmptyNode,
+    LeaderId = LeaderId, AsyncRuntime = openraft_rt_tokio::TokioRuntime,
+);
+
+/// The core as symbolond runs it.
+pub type Daemon = Core<TokioTypes, Links, RocksStore, System>;
+
+/// The system's clock and entropy.
+#[derive(Debug, Clone, Copy)]
+pub struct System;
+
+impl Surroundings for System {
+    type Rng = OsRng;
+
+    fn now_ms(&self) -> u64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn rng(&self) -> OsRng {
+        OsRng
+    }
+}
+
+/// Shares sealed under key slots in a file.
+struct FileVault {
+    slots: Mutex<SlotFile>,
+}
+
+impl Vault for FileVault {
+    fn seal(&self, record: [u8; 32], secret: &[u8; 32]) -> Result<Vec<u8>, String> {
+        let key = lock(&self.slots).write(record, &mut OsRng).map_err(|e| e.to_string())?;
+        seal_record(&key, &record, secret, &mut OsRng).map_err(|e| e.to_string())
+    }
+
+    fn open(&self, record: [u8; 32], sealed: &[u8]) -> Result<Zeroizing<[u8; 32]>, String> {
+        let key = lock(&self.slots).get(record).ok_or("its key slot is gone")?;
+        let opened = open_record(&key, &record, sealed).map_err(|e| e.to_string())?;
+        let mut secret = Zeroizing::new([0; 32]);
+        if opened.len() != secret.len() {
+            return Err("the record has another size".to_owned());
+        }
+        secret.copy_from_slice(&opened);
+        Ok(secret)
+    }
+
+    fn erase(&self, record: [u8; 32]) -> Result<(), String> {
+        lock(&self.slots).erase(record).map_err(|e| e.to_string())
+    }
+
+    fn records(&self) -> Vec<[u8; 32]> {
+        lock(&self.slots).records().collect()
+    }
+}
+
+impl Answering for Daemon {
+    async fn greet(&self, from: NodeId, boot: BootId) -> Result<(), symbolon_protocol::error::Refusal> {
+        self.greeted(from, boot).await
+    }
+    async fn answer(&self, from: NodeId, lane: Lane, call: Vec<u8>) -> Vec<u8> {
+        self.answer_peer(from, lane, call).await
+    }
+}
+
+/// Everything that is read before anything is started.
+struct Loaded {
+    config: Config,
+    genesis: Genesis,
+    identity: Identity,
+    me: NodeId,
+}
+
+fn load(path: &Path) -> Result<Loaded, String> {
+    let config = Config::load(path).map_err(|e| e.to_string())?;
+    let named = |path: &Path, what: String| format!("{}: {what}", path.display());
+    let text = std::fs::read_to_string(&config.genesis).map_err(|e| named(&config.genesis, e.to_string()))?;
+    let genesis = Genesis::parse_file(&text).map_err(|e| named(&config.genesis, e.to_string()))?;
+    let identity = read_identity(&config.identity)?;
+    let me = member_with(&genesis, &identity.public())
+        .ok_or_else(|| named(&config.identity, "this identity is no member in the genesis file".to_owned()))?;
+    Ok(Loaded { config, genesis, identity, me })
+}
+
+fn seal_key(config: &Config) -> Result<SealKey, String> {
+    let key = match (&config.seal, &config.seal_key, &config.passphrase_file) {
+        (SealMethod::KeyFile, Some(file), _) => SealKey::from_key_file(&KeyFile::at(file)),
+        (SealMethod::KeyFile, None, _) => return Err("seal_key is missing".to_owned()),
+        (SealMethod::Passphrase, _, Some(file)) => {
+            SealKey::from_passphrase(&config.data.join(SEAL_PARAMS_FILE), &PassphraseSource::File(file.clone()))
+        }
+        (SealMethod::Passphrase, _, None) => {
+            SealKey::from_passphrase(&config.data.join(SEAL_PARAMS_FILE), &PassphraseSource::Terminal)
+        }
+    };
+    key.map_err(|e| e.to_string())
+}
+
+fn open_slots(loaded: &Loaded) -> Result<SlotFile, String> {
+    let key = seal_key(&loaded.config)?;
+    let path = loaded.config.data.join("slots");
+    let cluster = *loaded.genesis.cluster_id().as_bytes();
+    let fresh = !rocks::directory(&loaded.config.data).exists();
+    let slots = if fresh && !path.exists() {
+        SlotFile::create(&path, &key, cluster, loaded.me.get())
+    } else {
+        SlotFile::open(&path, &key, cluster, loaded.me.get())
+    };
+    slots.map_err(|e| e.to_string())
+}
+
+/// Says what would fail before anything is started.
+///
+/// # Errors
+/// The first thing that would fail.
+pub fn check(path: &Path) -> Result<String, String> {
+    let loaded = load(path)?;
+    for (key, bind) in [("peer_bind", &loaded.config.peer_bind), ("client_bind", &loaded.config.client_bind)] {
+        std::net::TcpListener::bind(bind).map_err(|e| format!("{key} = \"{bind}\": {e}"))?;
+    }
+    let member = loaded.genesis.members.get(&loaded.me).ok_or("this node is no member")?;
+    for (what, address) in [("peer", &member.peer_address), ("client", &member.client_address)] {
+        use std::net::ToSocketAddrs as _;
+        address
+            .to_socket_addrs()
+            .map_err(|e| format!("the advertised {what} address {address} does not resolve: {e}"))?;
+    }
+    if loaded.config.health_socket.as_os_str().len() > 100 {
+        return Err(format!("health_socket {} is too long for a Unix socket", loaded.config.health_socket.display()));
+    }
+    drop(seal_key(&loaded.config)?);
+    Ok(format!(
+        "node {} ({}) of cluster {} {}: configuration, identity, genesis, seal and addresses are in order",
+        loaded.me,
+        member.name,
+        loaded.genesis.name,
+        loaded.genesis.cluster_id()
+    ))
+}
+
+fn start_logs(config: &Config) -> Result<(), String> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&config.log_filter).map_err(|e| format!("log_filter: {e}"))?;
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let started = match config.log_format {
+        LogFormat::Text => logs.with_ansi(false).try_init(),
+        LogFormat::Json => logs.json().try_init(),
+    };
+    started.map_err(|e| e.to_string())
+}
+
+/// Runs a node until it is told to stop or must stop.
+///
+/// # Errors
+/// Why it did not start, or why it stopped on purpose.
+pub fn run(path: &Path) -> Result<(), String> {
+    let loaded = load(path)?;
+    start_logs(&loaded.config)?;
+    for warning in harden_process() {
+        tracing::warn!(%warning, "the process is less protected than it could be");
+    }
+    // One thread: on small machines a node spends half of the time that two workers would.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+    runtime.block_on(serve(loaded))
+}
+
+async fn open_core(loaded: &Loaded) -> Result<(RocksStore, FileVault, BootId), String> {
+    let mut slots = open_slots(loaded)?;
+    let store = RocksStore::open(&rocks::directory(&loaded.config.data)).map_err(|e| {
+        format!("{}: {e}. The node stops; nothing was changed", rocks::directory(&loaded.config.data).display())
+    })?;
+    let mut random = [0; 16];
+    OsRng.fill_bytes(&mut random);
+    let boot = open_store(&store, loaded.genesis.cluster_id(), loaded.me, random).await?;
+    // The slot file remembers the boot that was counted last: a store that counts lower has lost what it had written.
+    if slots.sequence() >= boot.counter {
+        return Err(format!(
+            "the store is older than the key slots (boot {} after {}): it was restored or lost its tail. This node is \
+             quarantined; replace it by a node with a new identity",
+            boot.counter,
+            slots.sequence()
+        ));
+    }
+    slots.set_sequence(boot.counter).map_err(|e| e.to_string())?;
+    Ok((store, FileVault { slots: Mutex::new(slots) }, boot))
+}
+
+async fn serve(loaded: Loaded) -> Result<(), String> {
+    let (store, vault, boot) = open_core(&loaded).await?;
+    let Loaded { config, genesis, identity, me } = loaded;
+    let genesis = Arc::new(genesis);
+    let cluster = genesis.cluster_id();
+    tracing::info!(node = %me, %cluster, name = %genesis.name, boot = boot.counter, "symbolond starts");
+    tracing::warn!("{}", fresh::ASSUMED_WARNING);
+    if genesis.administrators.len() < 2 {
+        tracing::warn!("the cluster began with one administrator: register a second one before the first is lost");
+    }
+    std::fs::write(config.data.join("pid"), std::process::id().to_string()).map_err(|e| e.to_string())?;
+    let peers = bind(&config.peer_bind).await?;
+    let clients = bind(&config.client_bind).await?;
+    let members: Vec<_> = genesis.members.values().map(|member| member.key).collect();
+    let peer_tls = tls::peer_server_config(&identity, tls::only(members)).map_err(|e| e.to_string())?;
+    let client_tls = tls::client_server_config(&identity).map_err(|e| e.to_string())?;
+    let transport = Links::dial(me, &identity, &genesis, boot).map_err(|e| e.to_string())?;
+    let parts = Parts {
+        me,
+        identity,
+        genesis: Arc::clone(&genesis),
+        boot,
+        store,
+        transport,
+        surroundings: System,
+        vault: Box::new(vault),
+        timing: Timing::default(),
+        usage_bytes: config.usage_log_max_mib << 20,
+    };
+    let core: Daemon = Core::start(parts).await?;
+    let limits = AcceptLimits { max_connections: 1024, max_per_ip: 1024, handshake_timeout: Duration::from_secs(5) };
+    let peer_service = PeerService::server(genesis, boot, core.clone());
+    let peer_server = rpc_serve::server().add_service(peer_service).serve_with_incoming(incoming(
+        peers,
+        TlsAcceptor::from(peer_tls),
+        limits,
+    ));
+    let limits = AcceptLimits {
+        max_connections: config.max_connections,
+        max_per_ip: config.max_connections_per_address,
+        handshake_timeout: Duration::from_secs(5),
+    };
+    let (_, grpc_health) = tonic_health::server::health_reporter();
+    let client_server = rpc_serve::server()
+        .add_service(ClientService::server(core.clone(), config.max_requests))
+        .add_service(grpc_health)
+        .serve_with_incoming(incoming(clients, TlsAcceptor::from(client_tls), limits));
+    health::serve(config.health_socket.clone(), health_of(core.clone()))
+        .map_err(|e| format!("{}: {e}", config.health_socket.display()))?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
+    tracing::info!(peers = %config.peer_bind, clients = %config.client_bind, "symbolond listens");
+    let result = tokio::select! {
+        served = peer_server => served.map_err(|e| format!("the peer listener failed: {e}")),
+        served = client_server => served.map_err(|e| format!("the client listener failed: {e}")),
+        reason = core.failed() => Err(reason),
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+    };
+    core.shutdown().await;
+    let _ = std::fs::remove_file(&config.health_socket);
+    tracing::info!(node = %me, "symbolond stops");
+    result
+}
+
+async fn bind(address: &str) -> Result<TcpListener, String> {
+    TcpListener::bind(address).await.map_err(|e| format!("{address}: {e}"))
+}
+
+fn health_of(core: Daemon) -> impl Fn() -> Result<String, String> + Send + 'static {
+    move || {
+        let text = format!(
+            "node {} applied {} leader {}",
+            core.me(),
+            core.applied_index().map_or_else(|| "nothing".to_owned(), |index| index.to_string()),
+            core.leader().map_or_else(|| "unknown".to_owned(), |leader| leader.to_string())
+        );
+        if core.leader().is_some() && core.applied_index().is_some() { Ok(text) } else { Err(text) }
+    }
+}
+
+/// Asks a node on this machine how it is.
+///
+/// # Errors
+/// What is wrong.
+pub fn ask_health(path: &Path) -> Result<String, String> {
+    let config = Config::load(path).map_err(|e| e.to_string())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+    runtime.block_on(health::ask(&config.health_socket))
+}
+
+/// Runs all nodes under a directory as child processes until a signal comes. Restarts nothing.
+///
+/// # Errors
+/// When a node cannot be started or is not well within half a minute.
+pub fn dev_run(directory: &Path, nodes: u16, ready: impl Fn()) -> Result<(), String> {
+    let program = std::env::current_exe().map_err(|e| e.to_string())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
+        let mut children = Vec::new();
+        for number in 1..=nodes {
+            children.push(start_child(&program, &directory.join(format!("node{number}")))?);
+        }
+        let stopped = async {
+            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        };
+        let work = async {
+            all_well(directory, nodes).await?;
+            ready();
+            std::future::pending::<Result<(), String>>().await
+        };
+        let result = tokio::select! { () = stopped => Ok(()), result = work => result };
+        stop_children(&mut children);
+        result
+    })
+}
+
+fn start_child(program: &Path, directory: &Path) -> Result<Child, String> {
+    let log = directory.join("log");
+    let open = std::fs::OpenOptions::new().create(true).append(true).open(&log);
+    let log = open.map_err(|e| format!("{}: {e}", log.display()))?;
+    let errors = log.try_clone().map_err(|e| e.to_string())?;
+    Command::new(program)
+        .arg("run")
+        .arg("--config")
+        .arg(directory.join("symbolond.toml"))
+        .stdin(Stdio::null())
+        .stdout(log)
+        .stderr(errors)
+        .spawn()
+        .map_err(|e| format!("{}: {e}", program.display()))
+}
+
+async fn all_well(directory: &Path, nodes: u16) -> Result<(), String> {
+    let begun = Instant::now();
+    for number in 1..=nodes {
+        let node = directory.join(format!("node{number}"));
+        let config = Config::load(&node.join("symbolond.toml")).map_err(|e| e.to_string())?;
+        while let Err(why) = health::ask(&config.health_socket).await {
+            if begun.elapsed() > Duration::from_secs(30) {
+                return Err(format!(
+                    "node{number} is not well after half a minute ({why}): look at {}",
+                    node.join("log").display()
+                ));
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    Ok(())
+}
+
+fn stop_children(children: &mut [Child]) {
+    for child in children.iter() {
+        if let Ok(pid) = i32::try_from(child.id()) {
+            // A child that ended already needs no signal.
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM);
+        }
+    }
+    for child in children {
+        let _ = child.wait();
+    }
+}

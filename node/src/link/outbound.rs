@@ -1,0 +1,212 @@
+//! Dialling the peers: for each peer and lane one task that keeps a stream open and sends calls on it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use symbolon_protocol::genesis::Genesis;
+use symbolon_protocol::id::{BootId, ClusterId, NodeId};
+use symbolon_protocol::identity::Identity;
+use symbolon_rpc::v1::peer_client::PeerClient;
+use symbolon_rpc::v1::{Frame, Item};
+use symbolon_rpc::{serve, tls};
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+use tonic::transport::Channel;
+
+use super::{CALLS_OPEN, FRAME_BYTES, ITEMS_PER_FRAME, check_hello, hello};
+use crate::core::types::{Lane, LinkError, Transport};
+
+type Answer = oneshot::Sender<Result<Vec<u8>, LinkError>>;
+
+struct Call {
+    payload: Vec<u8>,
+    answer: Answer,
+}
+
+struct Wire {
+    calls: mpsc::Sender<Call>,
+    up: Arc<AtomicBool>,
+}
+
+/// The streams to all peers.
+#[derive(Clone)]
+pub struct Links {
+    wires: Arc<BTreeMap<(NodeId, Lane), Wire>>,
+}
+
+/// What every dialling task needs.
+struct Dialler {
+    cluster: ClusterId,
+    boot: BootId,
+    peer: NodeId,
+    lane: Lane,
+    channel: Channel,
+    up: Arc<AtomicBool>,
+}
+
+impl Links {
+    /// Starts dialling every other member.
+    ///
+    /// # Errors
+    /// When the identity makes no TLS configuration.
+    pub fn dial(me: NodeId, identity: &Identity, genesis: &Genesis, boot: BootId) -> Result<Self, tls::TlsError> {
+        let cluster = genesis.cluster_id();
+        let mut wires = BTreeMap::new();
+        for (peer, member) in genesis.members.iter().filter(|(id, _)| **id != me) {
+            let config = tls::peer_client_config(identity, member.key)?;
+            for lane in [Lane::Raft, Lane::Work] {
+                let channel = serve::channel(member.peer_address.clone(), Arc::clone(&config), Duration::from_secs(2));
+                let up = Arc::new(AtomicBool::new(false));
+                let (calls, queue) = mpsc::channel(CALLS_OPEN);
+                let dialler = Dialler { cluster, boot, peer: *peer, lane, channel, up: Arc::clone(&up) };
+                tokio::spawn(dialler.run(queue));
+                wires.insert((*peer, lane), Wire { calls, up });
+            }
+        }
+        Ok(Self { wires: Arc::new(wires) })
+    }
+}
+
+impl Transport for Links {
+    fn call(
+        &self,
+        to: NodeId,
+        lane: Lane,
+        payload: Vec<u8>,
+    ) -> impl Future<Output = Result<Vec<u8>, LinkError>> + Send + 'static {
+        let (answer, answered) = oneshot::channel();
+        let sent = match self.wires.get(&(to, lane)) {
+            Some(wire) if wire.up.load(Ordering::Relaxed) => {
+                wire.calls.try_send(Call { payload, answer }).map_err(|_| LinkError(format!("node {to} is overloaded")))
+            }
+            Some(_) => Err(LinkError(format!("node {to} is not connected"))),
+            None => Err(LinkError(format!("node {to} is no peer"))),
+        };
+        async move {
+            sent?;
+            answered.await.map_err(|_| LinkError(format!("the stream to node {to} broke")))?
+        }
+    }
+
+    fn reachable(&self, node: NodeId) -> bool {
+        self.wires.get(&(node, Lane::Work)).is_some_and(|wire| wire.up.load(Ordering::Relaxed))
+    }
+}
+
+impl Dialler {
+    /// Opens the stream again and again until the node stops.
+    async fn run(self, mut queue: mpsc::Receiver<Call>) {
+        let mut pause = Duration::from_millis(20);
+        loop {
+            let opened = tokio::time::timeout(Duration::from_secs(3), self.open()).await;
+            match opened {
+                Ok(Ok((frames, answers))) => {
+                    tracing::info!(peer = %self.peer, lane = ?self.lane, "stream to peer is open");
+                    self.up.store(true, Ordering::Relaxed);
+                    pause = Duration::from_millis(20);
+                    let why = carry(&mut queue, frames, answers).await;
+                    self.up.store(false, Ordering::Relaxed);
+                    let Some(why) = why else { return };
+                    tracing::info!(peer = %self.peer, lane = ?self.lane, %why, "stream to peer is closed");
+                }
+                Ok(Err(error)) => {
+                    tracing::debug!(peer = %self.peer, lane = ?self.lane, %error, "peer is not reachable")
+                }
+                Err(_) => tracing::debug!(peer = %self.peer, lane = ?self.lane, "peer does not answer"),
+            }
+            // Whoever waits for a stream that broke is told at once.
+            while let Ok(call) = queue.try_recv() {
+                let _ = call.answer.send(Err(LinkError(format!("node {} is not connected", self.peer))));
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(500));
+        }
+    }
+
+    /// Opens the stream and exchanges hellos.
+    async fn open(&self) -> Result<(mpsc::Sender<Frame>, Streaming<Frame>), String> {
+        let (frames, outgoing) = mpsc::channel(16);
+        let first = Frame { hello: Some(hello(&self.cluster, self.boot)), items: Vec::new() };
+        frames.send(first).await.map_err(|e| e.to_string())?;
+        let mut client = PeerClient::new(self.channel.clone())
+            .max_decoding_message_size(FRAME_BYTES)
+            .max_encoding_message_size(FRAME_BYTES);
+        let outgoing = ReceiverStream::new(outgoing);
+        let response = match self.lane {
+            Lane::Raft => client.raft(outgoing).await,
+            Lane::Work => client.work(outgoing).await,
+        };
+        let mut answers = response.map_err(|status| describe(&status))?.into_inner();
+        let first = answers.message().await.map_err(|status| describe(&status))?;
+        let theirs = first.and_then(|frame| frame.hello).ok_or("the peer did not say hello")?;
+        check_hello(&self.cluster, &theirs).map_err(|refusal| refusal.to_string())?;
+        Ok((frames, answers))
+    }
+}
+
+fn describe(status: &tonic::Status) -> String {
+    symbolon_rpc::convert::from_status(status).to_string()
+}
+
+/// Carries calls out and answers back until the stream breaks (why) or the node stops (none).
+async fn carry(
+    queue: &mut mpsc::Receiver<Call>,
+    frames: mpsc::Sender<Frame>,
+    mut answers: Streaming<Frame>,
+) -> Option<String> {
+    let mut open: BTreeMap<u64, Answer> = BTreeMap::new();
+    let mut next = 0u64;
+    let mut group = Vec::new();
+    loop {
+        tokio::select! {
+            received = queue.recv_many(&mut group, ITEMS_PER_FRAME) => {
+                if received == 0 {
+                    return None;
+                }
+                for frame in frames_of(&mut group, &mut open, &mut next) {
+                    if frames.send(frame).await.is_err() {
+                        return Some("the peer closed the stream".to_owned());
+                    }
+                }
+            }
+            frame = answers.message() => match frame {
+                Ok(Some(frame)) => {
+                    for item in frame.items {
+                        if let Some(answer) = open.remove(&item.call) {
+                            // The caller may have given up.
+                            let _ = answer.send(Ok(item.payload.to_vec()));
+                        }
+                    }
+                }
+                Ok(None) => return Some("the peer ended the stream".to_owned()),
+                Err(status) => return Some(describe(&status)),
+            }
+        }
+        if open.len() > CALLS_OPEN {
+            // Callers whose deadline passed are gone; their answers would only be thrown away.
+            open.retain(|_, answer| !answer.is_closed());
+        }
+    }
+}
+
+/// Packs calls into frames that stay under the limit.
+fn frames_of(group: &mut Vec<Call>, open: &mut BTreeMap<u64, Answer>, next: &mut u64) -> Vec<Frame> {
+    let mut frames = Vec::new();
+    let mut frame = Frame { hello: None, items: Vec::new() };
+    let mut bytes = 0;
+    for call in group.drain(..) {
+        if bytes + call.payload.len() > symbolon_protocol::limits::PEER_ITEM_BYTES && !frame.items.is_empty() {
+            frames.push(std::mem::take(&mut frame));
+            bytes = 0;
+        }
+        bytes += call.payload.len();
+        *next = next.wrapping_add(1);
+        frame.items.push(Item { call: *next, payload: call.payload.into() });
+        open.insert(*next, call.answer);
+    }
+    frames.push(frame);
+    frames
+}

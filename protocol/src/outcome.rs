@@ -1,0 +1,87 @@
+//! What became of an entry: the same on every node, part of the history.
+
+use crate::certificate::CertificateCore;
+use crate::error::Refusal;
+use crate::id::{Digest, Epoch, KeyId, KeyVersion, Name};
+use crate::identity::tagged_hash;
+use crate::lifecycle::KeyState;
+use crate::wire::encode;
+
+/// What became of an entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing to say: an empty entry, a tick, a vote that changed nothing yet.
+    Noted,
+    /// Refused, and nothing changed.
+    Refused(Refusal),
+    /// The cluster started.
+    Started,
+    /// A key version's generation began.
+    Generating {
+        /// The key.
+        key: KeyId,
+        /// The version.
+        version: KeyVersion,
+    },
+    /// A key version is active.
+    Activated {
+        /// The key.
+        key: KeyId,
+        /// The version.
+        version: KeyVersion,
+        /// Digest of the certificate core.
+        core: Digest,
+    },
+    /// An attempt ended; with another epoch the next one began, without one the version failed.
+    AttemptEnded {
+        /// The key.
+        key: KeyId,
+        /// The version.
+        version: KeyVersion,
+        /// The attempt that ended.
+        epoch: Epoch,
+        /// The attempt that began.
+        next: Option<Epoch>,
+    },
+    /// Versions of a key changed their state.
+    KeyChanged {
+        /// The key.
+        key: KeyId,
+        /// Each version that changed, with its state now.
+        versions: Vec<(KeyVersion, KeyState)>,
+    },
+    /// A client was registered, changed or removed.
+    ClientChanged {
+        /// Its name.
+        name: Name,
+    },
+    /// The state version was raised.
+    Upgraded {
+        /// To this one.
+        to: u32,
+    },
+}
+crate::wire_enum!(Outcome {
+    1 => Noted,
+    2 => Refused(refusal),
+    3 => Started,
+    4 => Generating { key, version },
+    5 => Activated { key, version, core },
+    6 => AttemptEnded { key, version, epoch, next },
+    7 => KeyChanged { key, versions },
+    8 => ClientChanged { name },
+    9 => Upgraded { to },
+});
+
+impl Outcome {
+    /// The outcome of the entry that makes a version active.
+    #[must_use]
+    pub fn activated(core: &CertificateCore) -> Self {
+        Self::Activated { key: core.key, version: core.version, core: core.digest() }
+    }
+    /// Its hash, as the history holds it.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        tagged_hash("symbolon/outcome/v1", &encode(self))
+    }
+}

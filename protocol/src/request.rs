@@ -1,0 +1,749 @@
+//! Client requests: a canonical body and the signatures beside it.
+//!
+//! Every call of a client is one of these, reads too. A body says everything that the signature covers; what is not in it
+//! cannot change what is done. Messages travel beside the body and are bound by length and digest.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::error::{ErrorCode, Refusal};
+use crate::id::{ClusterId, Digest, KeyId, KeyVersion, Name, NodeId, RequestId, Threshold};
+use crate::identity::{Domain, PublicKey, Signature, tagged_hash};
+use crate::limits;
+use crate::wire::{Bytes, decode, encode};
+
+/// Which version of a key a request means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VersionSelector {
+    /// The active one.
+    Active,
+    /// All of them.
+    All,
+    /// This one.
+    Number(KeyVersion),
+}
+crate::wire_enum!(VersionSelector { 1 => Active, 2 => All, 3 => Number(number) });
+
+/// What a key is for. A scalar is never shared between purposes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Signatures.
+    Sign,
+}
+crate::wire_enum!(Purpose { 1 => Sign });
+
+/// The algorithm of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Suite {
+    /// FROST(Ed25519, SHA-512), RFC 9591 section 6.1: signatures are ordinary Ed25519 signatures (RFC 8032).
+    Ed25519,
+}
+crate::wire_enum!(Suite { 1 => Ed25519 });
+
+impl fmt::Display for Suite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ed25519 => f.write_str("ed25519"),
+        }
+    }
+}
+
+/// Who holds shares: the ordered roster, its spares in the order in which they step in, and the threshold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RosterPlan {
+    /// Holders, in order.
+    pub roster: Vec<NodeId>,
+    /// Who replaces a holder that fails during generation; empty for a roster that must not change.
+    pub spares: Vec<NodeId>,
+    /// Holders needed for a signature.
+    pub threshold: Threshold,
+}
+crate::wire_struct!(RosterPlan { roster, spares, threshold });
+
+impl RosterPlan {
+    /// Checks sizes and that nobody is named twice.
+    ///
+    /// # Errors
+    /// [`Refusal`] with the rule that is broken.
+    pub fn check(&self) -> Result<(), Refusal> {
+        let refuse = |what: String| Err(Refusal::new(ErrorCode::InvalidArgument, what));
+        let all: BTreeSet<_> = self.roster.iter().chain(&self.spares).collect();
+        if all.len() != self.roster.len() + self.spares.len() {
+            return refuse("the roster names a node twice".to_owned());
+        }
+        if self.roster.len() > limits::ROSTER_NODES || self.spares.len() > limits::SPARES {
+            return refuse(format!("a roster has at most {} nodes", limits::ROSTER_NODES));
+        }
+        if Threshold::new(self.threshold.get(), self.roster.len()).is_none() {
+            return refuse(format!(
+                "threshold {} does not fit a roster of {}: it must be between 2 and the size of the roster",
+                self.threshold,
+                self.roster.len()
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// What a client may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// Everything: an administrator could grant itself every other role anyway.
+    Admin,
+    /// Creates and manages keys, per key or pattern.
+    KeyAdmin,
+    /// Uses keys, per key or pattern.
+    Signer,
+    /// Reads, per key or pattern.
+    Auditor,
+}
+crate::wire_enum!(Role { 1 => Admin, 2 => KeyAdmin, 3 => Signer, 4 => Auditor });
+
+impl Role {
+    /// Its name on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Admin => "admin",
+            Self::KeyAdmin => "key-admin",
+            Self::Signer => "signer",
+            Self::Auditor => "auditor",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A role on the keys whose name matches a pattern.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Grant {
+    /// The role.
+    pub role: Role,
+    /// Names of keys; `*` stands for any run of characters.
+    pub keys: String,
+}
+crate::wire_struct!(Grant { role, keys });
+
+impl Grant {
+    /// Whether the pattern covers a key name.
+    #[must_use]
+    pub fn covers(&self, key: &Name) -> bool {
+        let mut parts = self.keys.split('*');
+        let Some(mut rest) = parts.next().and_then(|head| key.as_str().strip_prefix(head)) else { return false };
+        let mut middle: Vec<&str> = parts.collect();
+        let Some(last) = middle.pop() else { return rest.is_empty() };
+        for part in middle {
+            match rest.find(part).and_then(|at| rest.get(at + part.len()..)) {
+                Some(tail) => rest = tail,
+                None => return false,
+            }
+        }
+        rest.ends_with(last)
+    }
+    /// Checks the pattern's characters and length.
+    ///
+    /// # Errors
+    /// [`Refusal`] when it could match no name.
+    pub fn check(&self) -> Result<(), Refusal> {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/' | '*');
+        if !self.keys.is_empty() && self.keys.len() <= limits::NAME_BYTES && self.keys.chars().all(allowed) {
+            return Ok(());
+        }
+        Err(Refusal::new(ErrorCode::InvalidArgument, format!("`{}` is no key name or pattern", self.keys)))
+    }
+}
+
+/// Which way a request goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Path {
+    /// Inside a Raft entry, decided in `apply` on every node.
+    Ordered,
+    /// Forwarded verbatim to the holders; each decides by its own state before a share leaves.
+    Direct,
+    /// Answered by the asked node from its own state.
+    Read,
+}
+
+/// What is asked, with its arguments.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Makes a key with its first version.
+    CreateKey {
+        /// Its name.
+        name: Name,
+        /// Its algorithm.
+        suite: Suite,
+        /// Who holds shares of the first version.
+        plan: RosterPlan,
+        /// Tags, sorted.
+        tags: BTreeMap<String, String>,
+        /// When versions expire, milliseconds since 1970.
+        expires_ms: Option<u64>,
+    },
+    /// Makes a new version; when it is active the old one verifies and no longer signs.
+    RotateKey {
+        /// Who holds shares of the new version.
+        plan: RosterPlan,
+        /// When it expires, milliseconds since 1970.
+        expires_ms: Option<u64>,
+    },
+    /// Stops signing until resumed.
+    SuspendKey,
+    /// Signs again.
+    ResumeKey,
+    /// Withdraws for good.
+    RevokeKey {
+        /// Why.
+        reason: String,
+    },
+    /// Erases every share.
+    DestroyKey {
+        /// The key's name once more, typed by a person.
+        confirm: Name,
+        /// How long to wait before anything is erased, milliseconds.
+        wait_ms: u64,
+    },
+    /// Calls a destruction off while it waits.
+    CancelDestroyKey,
+    /// Threshold signatures over the messages.
+    Sign,
+    /// Reads one key, by name.
+    ShowKey {
+        /// Its name.
+        name: Name,
+    },
+    /// Reads a page of keys.
+    ListKeys {
+        /// Names after this one.
+        after: String,
+        /// At most this many.
+        limit: u32,
+        /// Only keys with all of these tags.
+        tags: BTreeMap<String, String>,
+    },
+    /// Reads the cluster's state.
+    Status,
+    /// Reads the usage log of the asked node for a request.
+    Explain {
+        /// The request.
+        request: RequestId,
+    },
+    /// Registers a client under a name, or adds a grant to it.
+    AddClient {
+        /// Its name.
+        name: Name,
+        /// Its identity.
+        key: PublicKey,
+        /// What it may do.
+        grant: Grant,
+    },
+    /// Removes a client.
+    RemoveClient {
+        /// Its name.
+        name: Name,
+    },
+    /// Reads a page of clients.
+    ListClients {
+        /// Names after this one.
+        after: String,
+        /// At most this many.
+        limit: u32,
+    },
+    /// Raises the state version.
+    UpgradeCluster {
+        /// To this one.
+        to: u32,
+    },
+}
+crate::wire_enum!(Action {
+    1 => CreateKey { name, suite, plan, tags, expires_ms },
+    2 => RotateKey { plan, expires_ms },
+    3 => SuspendKey,
+    4 => ResumeKey,
+    5 => RevokeKey { reason },
+    6 => DestroyKey { confirm, wait_ms },
+    7 => CancelDestroyKey,
+    8 => Sign,
+    9 => ShowKey { name },
+    10 => ListKeys { after, limit, tags },
+    11 => Status,
+    12 => Explain { request },
+    13 => AddClient { name, key, grant },
+    14 => RemoveClient { name },
+    15 => ListClients { after, limit },
+    16 => UpgradeCluster { to },
+});
+
+impl Action {
+    /// Its name in logs and errors.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::CreateKey { .. } => "create key",
+            Self::RotateKey { .. } => "rotate key",
+            Self::SuspendKey => "suspend key",
+            Self::ResumeKey => "resume key",
+            Self::RevokeKey { .. } => "revoke key",
+            Self::DestroyKey { .. } => "destroy key",
+            Self::CancelDestroyKey => "cancel destruction",
+            Self::Sign => "sign",
+            Self::ShowKey { .. } => "show key",
+            Self::ListKeys { .. } => "list keys",
+            Self::Status => "status",
+            Self::Explain { .. } => "explain request",
+            Self::AddClient { .. } => "add client",
+            Self::RemoveClient { .. } => "remove client",
+            Self::ListClients { .. } => "list clients",
+            Self::UpgradeCluster { .. } => "upgrade cluster",
+        }
+    }
+
+    /// Which way it goes.
+    #[must_use]
+    pub const fn path(&self) -> Path {
+        match self {
+            Self::Sign => Path::Direct,
+            Self::ShowKey { .. }
+            | Self::ListKeys { .. }
+            | Self::Status
+            | Self::Explain { .. }
+            | Self::ListClients { .. } => Path::Read,
+            Self::CreateKey { .. }
+            | Self::RotateKey { .. }
+            | Self::SuspendKey
+            | Self::ResumeKey
+            | Self::RevokeKey { .. }
+            | Self::DestroyKey { .. }
+            | Self::CancelDestroyKey
+            | Self::AddClient { .. }
+            | Self::RemoveClient { .. }
+            | Self::UpgradeCluster { .. } => Path::Ordered,
+        }
+    }
+}
+
+/// A message as the body names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MessageDigest {
+    /// Its length, bytes.
+    pub length: u32,
+    /// `SHA-256(length("symbolon/message/v1") || "symbolon/message/v1" || message)`.
+    pub digest: Digest,
+}
+crate::wire_struct!(MessageDigest { length, digest });
+
+impl MessageDigest {
+    /// Of a message.
+    #[must_use]
+    pub fn of(message: &[u8]) -> Self {
+        Self {
+            length: u32::try_from(message.len()).unwrap_or(u32::MAX),
+            digest: tagged_hash("symbolon/message/v1", message),
+        }
+    }
+}
+
+/// Everything that a client's signature covers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestBody {
+    /// The cluster that is asked.
+    pub cluster: ClusterId,
+    /// The client's identity.
+    pub client: PublicKey,
+    /// Random, once per request.
+    pub request_id: RequestId,
+    /// Not valid before, milliseconds since 1970.
+    pub not_before_ms: u64,
+    /// Not valid from here on; at most five minutes after `not_before_ms`.
+    pub expires_ms: u64,
+    /// What is asked.
+    pub action: Action,
+    /// The key that is meant, where the action is about a key that exists.
+    pub key: Option<KeyId>,
+    /// The version that is meant.
+    pub version: VersionSelector,
+    /// What the key is to be used for.
+    pub purpose: Purpose,
+    /// How holders are to read the messages; `raw` in this version.
+    pub payload_type: String,
+    /// Attributes of the request, sorted; empty in this version.
+    pub context: BTreeMap<String, String>,
+    /// The messages.
+    pub messages: Vec<MessageDigest>,
+}
+crate::wire_struct!(RequestBody {
+    cluster,
+    client,
+    request_id,
+    not_before_ms,
+    expires_ms,
+    action,
+    key,
+    version,
+    purpose,
+    payload_type,
+    context,
+    messages,
+});
+
+/// In what role somebody signed a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SignatureRole {
+    /// The client that asks.
+    Requester,
+    /// Somebody who approves it; refused in this version.
+    Approver,
+    /// A second credential of the client; refused in this version.
+    SecondFactor,
+}
+crate::wire_enum!(SignatureRole { 1 => Requester, 2 => Approver, 3 => SecondFactor });
+
+/// A signature over a request body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RequestSignature {
+    /// In what role.
+    pub role: SignatureRole,
+    /// By whom.
+    pub signer: PublicKey,
+    /// Over the body, for [`Domain::Request`].
+    pub signature: Signature,
+}
+crate::wire_struct!(RequestSignature { role, signer, signature });
+
+/// A request as it travels: nothing about it has been checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SignedRequest {
+    /// The canonical body.
+    pub body: Bytes,
+    /// Signatures over it.
+    pub signatures: Vec<RequestSignature>,
+}
+crate::wire_struct!(SignedRequest { body, signatures });
+
+/// A request whose encoding, cluster and signature were checked; time, replay and rights were not.
+#[derive(Debug, Clone)]
+pub struct VerifiedRequest {
+    body: RequestBody,
+    digest: Digest,
+}
+
+impl VerifiedRequest {
+    /// The body.
+    #[must_use]
+    pub fn body(&self) -> &RequestBody {
+        &self.body
+    }
+    /// SHA-256 over the canonical body, with its tag; for a create request this is the key id.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+    /// The key id that a create request gives its key.
+    #[must_use]
+    pub fn key_id(&self) -> KeyId {
+        KeyId::from_bytes(*self.digest.as_bytes())
+    }
+    /// Checks the validity time against a clock.
+    ///
+    /// # Errors
+    /// `request_expired` or `request_not_yet_valid`; the message says by how many seconds the clocks differ at least.
+    pub fn check_time(&self, now_ms: u64) -> Result<(), Refusal> {
+        let seconds = |ms: u64| ms.div_ceil(1000);
+        if now_ms >= self.body.expires_ms {
+            let late = seconds(now_ms - self.body.expires_ms);
+            let message = format!("the request expired {late} s ago by the clock of this node");
+            return Err(
+                Refusal::new(ErrorCode::RequestExpired, message).with("seconds", crate::error::Detail::Number(late))
+            );
+        }
+        if now_ms < self.body.not_before_ms {
+            let early = seconds(self.body.not_before_ms - now_ms);
+            let message = format!("the request becomes valid in {early} s by the clock of this node");
+            return Err(Refusal::new(ErrorCode::RequestNotYetValid, message)
+                .with("seconds", crate::error::Detail::Number(early)));
+        }
+        Ok(())
+    }
+    /// Checks that the messages are the ones that the body names.
+    ///
+    /// # Errors
+    /// `invalid_argument` or `too_large`.
+    pub fn check_messages(&self, messages: &[Bytes]) -> Result<(), Refusal> {
+        let total: usize = messages.iter().map(|m| m.0.len()).sum();
+        if total > limits::MESSAGES_BYTES || messages.iter().any(|m| m.0.len() > limits::MESSAGE_BYTES) {
+            let message = format!("messages of one request have at most {} bytes together", limits::MESSAGES_BYTES);
+            return Err(Refusal::new(ErrorCode::TooLarge, message));
+        }
+        let same = messages.len() == self.body.messages.len()
+            && messages.iter().zip(&self.body.messages).all(|(m, named)| MessageDigest::of(&m.0) == *named);
+        if same {
+            Ok(())
+        } else {
+            Err(Refusal::new(ErrorCode::BadSignature, "the messages are not the ones that the client signed for"))
+        }
+    }
+}
+
+impl SignedRequest {
+    /// Signs a body as its requester.
+    #[must_use]
+    pub fn sign(body: &RequestBody, identity: &crate::identity::Identity) -> Self {
+        let bytes = encode(body);
+        let signature = identity.sign(Domain::Request, &body.cluster, &bytes);
+        Self {
+            body: Bytes(bytes),
+            signatures: vec![RequestSignature { role: SignatureRole::Requester, signer: identity.public(), signature }],
+        }
+    }
+
+    /// The one door: encoding, limits, cluster, what this version supports, signature.
+    ///
+    /// # Errors
+    /// [`Refusal`] with the first rule that is broken.
+    pub fn verify(&self, cluster: &ClusterId) -> Result<VerifiedRequest, Refusal> {
+        if self.body.0.len() > limits::REQUEST_BODY_BYTES {
+            let message = format!("a request body has at most {} bytes", limits::REQUEST_BODY_BYTES);
+            return Err(Refusal::new(ErrorCode::TooLarge, message));
+        }
+        let body: RequestBody = decode(&self.body.0)?;
+        if body.cluster != *cluster {
+            let message = format!("the request is for cluster {}, this is {cluster}", body.cluster);
+            return Err(Refusal::new(ErrorCode::WrongCluster, message));
+        }
+        self.check_signatures(&body)?;
+        check_body(&body)?;
+        let digest = Digest::from_bytes(
+            Sha256::new().chain_update(b"symbolon/request-digest/v1").chain_update(&self.body.0).finalize().into(),
+        );
+        Ok(VerifiedRequest { body, digest })
+    }
+
+    fn check_signatures(&self, body: &RequestBody) -> Result<(), Refusal> {
+        let bad = |message: &str| Err(Refusal::new(ErrorCode::BadSignature, message));
+        let [signature] = self.signatures.as_slice() else {
+            return match self.signatures.iter().find(|s| s.role != SignatureRole::Requester) {
+                Some(other) => Err(unsupported_role(other.role)),
+                None => bad("a request carries exactly one signature of its requester"),
+            };
+        };
+        if signature.role != SignatureRole::Requester {
+            return Err(unsupported_role(signature.role));
+        }
+        if signature.signer != body.client {
+            return bad("the request was not signed by the client that it names");
+        }
+        if !body.client.verifies(Domain::Request, &body.cluster, &self.body.0, &signature.signature) {
+            return bad("the signature over the request does not verify");
+        }
+        Ok(())
+    }
+}
+
+fn unsupported_role(role: SignatureRole) -> Refusal {
+    Refusal::new(ErrorCode::Unsupported, format!("signatures in the role {role:?} are not supported by this version"))
+}
+
+/// Rules of the body that the codec cannot express.
+fn check_body(body: &RequestBody) -> Result<(), Refusal> {
+    let invalid = |message: &str| Err(Refusal::new(ErrorCode::InvalidArgument, message));
+    match body.expires_ms.checked_sub(body.not_before_ms) {
+        None | Some(0) => return invalid("the request expires before it becomes valid"),
+        Some(ms) if ms > limits::REQUEST_LIFETIME_MS => return invalid("a request lives at most five minutes"),
+        Some(_) => {}
+    }
+    if body.payload_type != "raw" {
+        let message = format!("payload type `{}` is not supported by this version; use `raw`", body.payload_type);
+        return Err(Refusal::new(ErrorCode::Unsupported, message));
+    }
+    if !body.context.is_empty() {
+        return Err(Refusal::new(ErrorCode::Unsupported, "a request context is not supported by this version"));
+    }
+    let is_sign = matches!(body.action, Action::Sign);
+    if is_sign == body.messages.is_empty() {
+        return invalid("a sign request names at least one message, every other request none");
+    }
+    if body.messages.len() > limits::MESSAGES_PER_REQUEST {
+        let message = format!("a request has at most {} messages", limits::MESSAGES_PER_REQUEST);
+        return Err(Refusal::new(ErrorCode::TooLarge, message));
+    }
+    if is_sign && body.version != VersionSelector::Active {
+        return Err(Refusal::new(ErrorCode::Unsupported, "only the active version signs; leave the version out"));
+    }
+    check_key_field(body)?;
+    check_action(&body.action)
+}
+
+fn check_key_field(body: &RequestBody) -> Result<(), Refusal> {
+    let needs_key = matches!(
+        body.action,
+        Action::RotateKey { .. }
+            | Action::SuspendKey
+            | Action::ResumeKey
+            | Action::RevokeKey { .. }
+            | Action::DestroyKey { .. }
+            | Action::CancelDestroyKey
+            | Action::Sign
+    );
+    if needs_key == body.key.is_some() {
+        return Ok(());
+    }
+    let verb = if needs_key { "needs" } else { "takes no" };
+    Err(Refusal::new(ErrorCode::InvalidArgument, format!("`{}` {verb} key id", body.action.name())))
+}
+
+fn check_action(action: &Action) -> Result<(), Refusal> {
+    let invalid = |message: String| Err(Refusal::new(ErrorCode::InvalidArgument, message));
+    match action {
+        Action::CreateKey { plan, tags, .. } => {
+            plan.check()?;
+            check_tags(tags)
+        }
+        Action::RotateKey { plan, .. } => plan.check(),
+        Action::RevokeKey { reason } if reason.is_empty() || reason.len() > limits::REASON_BYTES => {
+            invalid(format!("a reason of 1 to {} bytes is needed", limits::REASON_BYTES))
+        }
+        Action::DestroyKey { wait_ms, .. } if *wait_ms > limits::DESTROY_WAIT_MS => {
+            invalid("a destruction waits at most 365 days".to_owned())
+        }
+        Action::AddClient { grant, .. } => grant.check(),
+        Action::ListKeys { limit, after, tags } => {
+            check_tags(tags)?;
+            check_page(*limit, after)
+        }
+        Action::ListClients { limit, after } => check_page(*limit, after),
+        Action::RevokeKey { .. }
+        | Action::DestroyKey { .. }
+        | Action::SuspendKey
+        | Action::ResumeKey
+        | Action::CancelDestroyKey
+        | Action::Sign
+        | Action::ShowKey { .. }
+        | Action::Status
+        | Action::Explain { .. }
+        | Action::RemoveClient { .. }
+        | Action::UpgradeCluster { .. } => Ok(()),
+    }
+}
+
+fn check_page(limit: u32, after: &str) -> Result<(), Refusal> {
+    if (1..=limits::PAGE_ITEMS).contains(&limit) && after.len() <= limits::NAME_BYTES {
+        return Ok(());
+    }
+    Err(Refusal::new(ErrorCode::InvalidArgument, format!("a page has 1 to {} items", limits::PAGE_ITEMS)))
+}
+
+fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), Refusal> {
+    let fits = |text: &str| text.len() <= limits::TAG_BYTES;
+    if tags.len() <= limits::TAGS && tags.iter().all(|(k, v)| !k.is_empty() && fits(k) && fits(v)) {
+        return Ok(());
+    }
+    let message = format!("at most {} tags, names and values of at most {} bytes", limits::TAGS, limits::TAG_BYTES);
+    Err(Refusal::new(ErrorCode::InvalidArgument, message))
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+mod tests {
+    use super::*;
+    use crate::identity::Identity;
+
+    fn grant(keys: &str) -> Grant {
+        Grant { role: Role::Signer, keys: keys.to_owned() }
+    }
+
+    #[test]
+    fn patterns() {
+        let name = |text| Name::new(text).unwrap();
+        for (pattern, key, covered) in [
+            ("release", "release", true),
+            ("release", "release2", false),
+            ("release*", "release2", true),
+            ("*", "anything", true),
+            ("*-prod", "api-prod", true),
+            ("*-prod", "api-prod-2", false),
+            ("a*b*c", "aXXbYYc", true),
+            ("a*b*c", "aXXcYYb", false),
+            ("a*a", "a", false),
+            ("a**a", "aa", true),
+        ] {
+            assert_eq!(grant(pattern).covers(&name(key)), covered, "{pattern} {key}");
+        }
+        assert!(grant("a b").check().is_err() && grant("").check().is_err());
+    }
+
+    fn body(identity: &Identity) -> RequestBody {
+        RequestBody {
+            cluster: ClusterId::from_bytes([7; 32]),
+            client: identity.public(),
+            request_id: RequestId::from_bytes([1; 16]),
+            not_before_ms: 1_000,
+            expires_ms: 61_000,
+            action: Action::Sign,
+            key: Some(KeyId::from_bytes([2; 32])),
+            version: VersionSelector::Active,
+            purpose: Purpose::Sign,
+            payload_type: "raw".to_owned(),
+            context: BTreeMap::new(),
+            messages: vec![MessageDigest::of(b"hello")],
+        }
+    }
+
+    fn code(result: Result<VerifiedRequest, Refusal>) -> ErrorCode {
+        result.unwrap_err().code
+    }
+
+    #[test]
+    fn a_good_request_passes_and_binds_its_messages() {
+        let identity = Identity::from_seed(&[3; 32]);
+        let request = SignedRequest::sign(&body(&identity), &identity);
+        let verified = request.verify(&ClusterId::from_bytes([7; 32])).unwrap();
+        assert!(verified.check_messages(&[Bytes(b"hello".to_vec())]).is_ok());
+        assert!(verified.check_messages(&[Bytes(b"hellO".to_vec())]).is_err());
+        assert!(verified.check_messages(&[]).is_err());
+        assert!(verified.check_time(1_000).is_ok());
+        assert_eq!(verified.check_time(62_500).unwrap_err().code, ErrorCode::RequestExpired);
+        assert_eq!(verified.check_time(999).unwrap_err().code, ErrorCode::RequestNotYetValid);
+    }
+
+    #[test]
+    fn every_changed_byte_of_the_body_is_refused() {
+        let identity = Identity::from_seed(&[3; 32]);
+        let request = SignedRequest::sign(&body(&identity), &identity);
+        let cluster = ClusterId::from_bytes([7; 32]);
+        for at in 0..request.body.0.len() {
+            let mut changed = request.clone();
+            changed.body.0[at] ^= 1;
+            assert!(changed.verify(&cluster).is_err(), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_supported_is_refused_by_name() {
+        let identity = Identity::from_seed(&[3; 32]);
+        let cluster = ClusterId::from_bytes([7; 32]);
+        let check = |change: &dyn Fn(&mut RequestBody)| {
+            let mut body = body(&identity);
+            change(&mut body);
+            code(SignedRequest::sign(&body, &identity).verify(&cluster))
+        };
+        assert_eq!(check(&|b| b.payload_type = "ssh".to_owned()), ErrorCode::Unsupported);
+        assert_eq!(check(&|b| b.context = BTreeMap::from([("a".to_owned(), "b".to_owned())])), ErrorCode::Unsupported);
+        assert_eq!(check(&|b| b.version = VersionSelector::All), ErrorCode::Unsupported);
+        assert_eq!(check(&|b| b.cluster = ClusterId::from_bytes([8; 32])), ErrorCode::WrongCluster);
+        assert_eq!(check(&|b| b.messages = vec![]), ErrorCode::InvalidArgument);
+        assert_eq!(
+            check(&|b| b.expires_ms = b.not_before_ms + limits::REQUEST_LIFETIME_MS + 1),
+            ErrorCode::InvalidArgument
+        );
+        assert_eq!(check(&|b| b.key = None), ErrorCode::InvalidArgument);
+        let mut request = SignedRequest::sign(&body(&identity), &identity);
+        request.signatures[0].role = SignatureRole::Approver;
+        assert_eq!(code(request.verify(&cluster)), ErrorCode::Unsupported);
+    }
+}

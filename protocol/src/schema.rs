@@ -1,0 +1,99 @@
+//! Prefixes and key encodings of everything that is stored, in one file.
+//!
+//! The replicated tables and the node's private store are two key spaces. Numbers are big-endian, so that keys sort as they count.
+
+use crate::id::{Digest, Epoch, KeyId, KeyVersion, Name, NodeId, OperationId, RequestId};
+use crate::identity::PublicKey;
+
+/// Starts a key.
+fn key(prefix: u8, parts: &[&[u8]]) -> Vec<u8> {
+    let mut key = vec![prefix];
+    for part in parts {
+        key.extend_from_slice(part);
+    }
+    key
+}
+
+macro_rules! schema {
+    ($($(#[$doc:meta])* $prefix_name:ident = $prefix:literal, $function:ident($($argument:ident: $type:ty => $bytes:expr),*);)*) => {
+        $(
+            $(#[$doc])*
+            #[must_use]
+            pub fn $function($($argument: $type),*) -> Vec<u8> {
+                key($prefix, &[$(&$bytes[..]),*])
+            }
+            #[doc = concat!("Prefix of [`", stringify!($function), "`].")]
+            pub const $prefix_name: &[u8] = &[$prefix];
+        )*
+    };
+}
+
+/// Keys of the replicated tables.
+pub mod replicated {
+    use super::*;
+    schema! {
+        /// The cluster's record: one.
+        CLUSTER = b'A', cluster();
+        /// A member, by id.
+        MEMBERS = b'M', member(node: NodeId => node.get().to_be_bytes());
+        /// A client, by name.
+        CLIENTS = b'C', client(name: &Name => name.as_str().as_bytes());
+        /// Name of a client, by its identity.
+        CLIENT_NAMES = b'c', client_name(identity: &PublicKey => identity.as_bytes());
+        /// A key, by id.
+        KEYS = b'K', key_record(id: &KeyId => id.as_bytes());
+        /// Id of a key, by name.
+        KEY_NAMES = b'k', key_name(name: &Name => name.as_str().as_bytes());
+        /// A version of a key.
+        VERSIONS = b'V', version(id: &KeyId => id.as_bytes(), number: KeyVersion => number.get().to_be_bytes());
+        /// A share operation that is not finished.
+        OPERATIONS = b'O', operation(id: &OperationId => id.as_bytes());
+        /// What became of an ordered request, by its id, until it expires.
+        REQUESTS = b'R', request(id: &RequestId => id.as_bytes());
+        /// When a request may be forgotten.
+        REQUEST_EXPIRIES = b'r', request_expiry(expires_ms: u64 => expires_ms.to_be_bytes(), id: &RequestId => id.as_bytes());
+        /// Where in the history a version became active.
+        PLACES = b'P', place(id: &KeyId => id.as_bytes(), number: KeyVersion => number.get().to_be_bytes());
+        /// A version whose shares are to be erased, by the time at which that begins.
+        DESTRUCTIONS = b'D', destruction(at_ms: u64 => at_ms.to_be_bytes(), id: &KeyId => id.as_bytes(), number: KeyVersion => number.get().to_be_bytes());
+        /// Node of the history tree, by level and position.
+        TREE = b'T', tree(level: u8 => [level], position: u64 => position.to_be_bytes());
+        /// Root of the history right after an index.
+        ROOTS = b't', root(index: u64 => index.to_be_bytes());
+    }
+    /// Versions of one key.
+    #[must_use]
+    pub fn versions_of(id: &KeyId) -> Vec<u8> {
+        key(b'V', &[id.as_bytes()])
+    }
+}
+
+/// Keys of a node's private store.
+pub mod private {
+    use super::*;
+    schema! {
+        /// Format of the store, cluster, node and store id: one.
+        FORMAT = b'f', format();
+        /// Counter of boots: one.
+        BOOT = b'b', boot();
+        /// Highest boot id seen of a peer.
+        PEER_BOOTS = b'p', peer_boot(node: NodeId => node.get().to_be_bytes());
+        /// A sealed share record.
+        SHARES = b's', share(key_id: &KeyId => key_id.as_bytes(), version: KeyVersion => version.get().to_be_bytes(), epoch: Epoch => epoch.get().to_be_bytes());
+        /// This node's part in the attempt of an epoch: begun, or READY for a core.
+        READY_VOTES = b'v', ready_vote(key_id: &KeyId => key_id.as_bytes(), version: KeyVersion => version.get().to_be_bytes(), epoch: Epoch => epoch.get().to_be_bytes());
+        /// Core digest of this node's ACTIVATED vote for an epoch.
+        ACTIVATED_VOTES = b'a', activated_vote(key_id: &KeyId => key_id.as_bytes(), version: KeyVersion => version.get().to_be_bytes(), epoch: Epoch => epoch.get().to_be_bytes());
+        /// Intent to erase a share record.
+        ERASE_INTENTS = b'e', erase_intent(record: &Digest => record.as_bytes());
+        /// Signed heads of a checkpoint, by index.
+        CHECKPOINTS = b'h', checkpoint(index: u64 => index.to_be_bytes());
+        /// The start certificate.
+        START = b'S', start();
+    }
+    /// Share records of one key version.
+    #[must_use]
+    pub fn shares_of(id: &KeyId, version: KeyVersion) -> Vec<u8> {
+        key(b's', &[id.as_bytes(), &version.get().to_be_bytes()])
+    }
+}
