@@ -176,9 +176,9 @@ fn tampered(scene: &mut Scene) {
     let request = SignedRequest::sign(&body, &scene.identity);
 
     // Another message beside the same body: what the client signed does not name it.
-    assert_eq!(code(scene.raw.sign(&request, &[b"what was not asked."])), ErrorCode::InvalidArgument);
-    assert_eq!(code(scene.raw.sign(&request, &[])), ErrorCode::InvalidArgument);
-    assert_eq!(code(scene.raw.sign(&request, &[message, message])), ErrorCode::InvalidArgument);
+    assert_eq!(code(scene.raw.sign(&request, &[b"what was not asked."])), ErrorCode::BadSignature);
+    assert_eq!(code(scene.raw.sign(&request, &[])), ErrorCode::BadSignature);
+    assert_eq!(code(scene.raw.sign(&request, &[message, message])), ErrorCode::BadSignature);
 
     // Every byte of the body is under the signature.
     let mut random = Random::from_environment("tampered requests");

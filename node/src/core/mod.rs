@@ -179,7 +179,9 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         core.find_owed().map_err(|e| e.to_string())?;
         let _task = C::spawn(core.clone().follow_events(happened));
         let _task = C::spawn(core.clone().reconcile_for_ever());
-        let _task = C::spawn(core.clone().watch_peers());
+        for node in core.others() {
+            let _task = C::spawn(core.clone().watch_peer(node));
+        }
         let _task = C::spawn(core.clone().found_cluster());
         let _task = C::spawn(core.clone().sweep_nonces());
         Ok(core)

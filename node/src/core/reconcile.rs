@@ -30,7 +30,7 @@ use crate::store::{Column, Store, commit};
 /// Operations, destructions and witnesses that are looked at in one round.
 const BATCH: usize = 256;
 /// Between two questions to a peer how it is.
-const PEER_ROUND: Duration = Duration::from_millis(500);
+const PEER_ROUND: Duration = Duration::from_millis(400);
 /// A peer that said nothing for so long counts as unreachable.
 const SILENCE: Duration = Duration::from_millis(2_500);
 
@@ -249,19 +249,13 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         }
     }
 
-    /// Asks every peer again and again how it is.
-    pub(crate) async fn watch_peers(self) {
+    /// Asks a peer again and again how it is.
+    pub(crate) async fn watch_peer(self, node: NodeId) {
         loop {
-            let asked = self.others().into_iter().map(|node| {
-                let core = self.clone();
-                async move {
-                    let answer = core.call_work(node, &WorkCall::Status, Duration::from_millis(1_500)).await;
-                    if let Ok(WorkAnswer::Status(status)) = answer {
-                        lock(&core.0.heard).insert(node, (status, C::now()));
-                    }
-                }
-            });
-            futures::future::join_all(asked).await;
+            let answer = self.call_work(node, &WorkCall::Status, Duration::from_millis(1_500)).await;
+            if let Ok(WorkAnswer::Status(status)) = answer {
+                lock(&self.0.heard).insert(node, (status, C::now()));
+            }
             C::sleep(PEER_ROUND).await;
         }
     }
@@ -269,8 +263,9 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
     /// Whether a node answers, as far as this node knows.
     #[must_use]
     pub fn is_reachable(&self, node: NodeId) -> bool {
-        let heard = lock(&self.0.heard).get(&node).is_some_and(|(_, at)| at.elapsed() < SILENCE);
-        node == self.0.me || (heard && self.0.transport.reachable(node))
+        // A stream that is open counts until the peer behind it has been silent for too long.
+        let silent = lock(&self.0.heard).get(&node).is_some_and(|(_, at)| at.elapsed() >= SILENCE);
+        node == self.0.me || (!silent && self.0.transport.reachable(node))
     }
 
     /// The key record with an id.
