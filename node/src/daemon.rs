@@ -28,7 +28,7 @@ use crate::link::outbound::Links;
 use crate::seal::{KeyFile, PassphraseSource, SEAL_PARAMS_FILE, SealKey, SlotFile, open_record, seal_record};
 use crate::serve::{client::ClientService, health};
 use crate::setup::read_identity;
-use crate::store::rocks::{self, RocksStore};
+use crate::store::rocks::{self, Closing, RocksStore};
 
 openraft::declare_raft_types!(
     /// Raft on tokio.
@@ -193,7 +193,14 @@ pub fn run(path: &Path) -> Result<(), String> {
     }
     // One thread: on small machines a node spends half of the time that two workers would.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
-    runtime.block_on(serve(loaded))
+    let mut closing = None;
+    let result = runtime.block_on(serve(loaded, &mut closing));
+    // Every task goes, and with the last of them the store.
+    drop(runtime);
+    if let Some(closing) = closing {
+        closing.wait();
+    }
+    result
 }
 
 async fn open_core(loaded: &Loaded) -> Result<(RocksStore, FileVault, BootId), String> {
@@ -217,8 +224,9 @@ async fn open_core(loaded: &Loaded) -> Result<(RocksStore, FileVault, BootId), S
     Ok((store, FileVault { slots: Mutex::new(slots) }, boot))
 }
 
-async fn serve(loaded: Loaded) -> Result<(), String> {
+async fn serve(loaded: Loaded, closing: &mut Option<Closing>) -> Result<(), String> {
     let (store, vault, boot) = open_core(&loaded).await?;
+    *closing = Some(store.closing());
     let Loaded { config, genesis, identity, me } = loaded;
     let genesis = Arc::new(genesis);
     let cluster = genesis.cluster_id();

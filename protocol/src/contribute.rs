@@ -1,11 +1,13 @@
 //! The one decision of a share holder: may a share leave for this request?
 
+use std::sync::Arc;
+
 use crate::certificate::CertificateCore;
 use crate::error::{ErrorCode, Refusal};
 use crate::fresh::Fresh;
 use crate::id::{Digest, Epoch, KeyId, KeyVersion, NodeId};
 use crate::lifecycle::{Event, Verdict, decide};
-use crate::request::{Action, VerifiedRequest};
+use crate::request::{Action, Purpose, VerifiedRequest};
 use crate::schema::replicated as schema;
 use crate::state::records::{self, VersionRecord};
 use crate::state::{decide_right, unknown_client};
@@ -15,7 +17,7 @@ use crate::table::{StoreFault, Tables, read};
 #[derive(Debug)]
 pub struct Permit {
     request: Digest,
-    core: CertificateCore,
+    core: Arc<CertificateCore>,
 }
 
 impl Permit {
@@ -41,91 +43,118 @@ impl Permit {
     }
     /// The certificate core of the version.
     #[must_use]
-    pub fn core(&self) -> &CertificateCore {
+    pub fn core(&self) -> &Arc<CertificateCore> {
         &self.core
     }
     /// A permit for tests of the machines behind this door.
     #[cfg(test)]
     pub(crate) fn for_test(request: Digest, core: CertificateCore) -> Self {
-        Self { request, core }
+        Self { request, core: Arc::new(core) }
     }
 }
 
-/// What a decision stands on.
-pub struct Grounds<'a, T> {
-    /// The node's own replicated state.
-    pub tables: &'a T,
-    /// The node that decides.
-    pub node: NodeId,
-    /// Its own clock, milliseconds since 1970: may only make it stricter.
+/// What the state says of a client and a key, whatever the time is: valid until the state changes.
+#[derive(Debug)]
+pub struct Standing {
+    core: Arc<CertificateCore>,
+    purpose: Purpose,
+    version: VersionRecord,
+}
+
+/// The two clocks of a decision, milliseconds since 1970.
+#[derive(Debug, Clone, Copy)]
+pub struct Clocks {
+    /// The node's own.
     pub now_ms: u64,
-    /// That the state is current.
-    pub fresh: &'a Fresh,
+    /// State time.
+    pub state_ms: u64,
 }
 
-/// Decides, by this node's own state, whether a request may be signed at all, and with which version.
-///
-/// # Errors
-/// Inside: the refusal, naming the first rule that is broken. Outside: [`StoreFault`] when the state cannot be read.
-pub fn may_sign<T: Tables>(
-    tables: &T,
-    now_ms: u64,
-    request: &VerifiedRequest,
-) -> Result<Result<CertificateCore, Refusal>, StoreFault> {
-    let body = request.body();
-    let refuse = |code, message: String| Ok(Err(Refusal::new(code, message)));
-    if !matches!(body.action, Action::Sign) {
-        return refuse(ErrorCode::InvalidArgument, format!("`{}` is not signed for", body.action.name()));
+impl Standing {
+    /// Looks up the client of a request and the key that it names, and whether the one may use the other.
+    ///
+    /// # Errors
+    /// Inside: the refusal, naming the first rule that is broken. Outside: [`StoreFault`] when the state cannot be read.
+    pub fn of<T: Tables>(tables: &T, request: &VerifiedRequest) -> Result<Result<Self, Refusal>, StoreFault> {
+        let body = request.body();
+        let refuse = |code, message: String| Ok(Err(Refusal::new(code, message)));
+        if !matches!(body.action, Action::Sign) {
+            return refuse(ErrorCode::InvalidArgument, format!("`{}` is not signed for", body.action.name()));
+        }
+        let Some(client) = records::client_of(tables, &body.client)? else { return Ok(Err(unknown_client(request))) };
+        if let Err(refusal) = decide_right(tables, &client, body)? {
+            return Ok(Err(refusal));
+        }
+        let key = match body.key {
+            Some(id) => read::<records::KeyRecord>(tables, &schema::key_record(&id))?,
+            None => None,
+        };
+        let Some(key) = key else { return refuse(ErrorCode::NotFound, "there is no such key".to_owned()) };
+        let version = match key.current {
+            Some(number) => read::<VersionRecord>(tables, &schema::version(&key.id, number))?,
+            None => None,
+        };
+        let Some(mut version) = version else {
+            return refuse(ErrorCode::WrongState, format!("key `{}` has no active version", key.name));
+        };
+        match version.certificate.take() {
+            Some(certificate) => Ok(Ok(Self { core: Arc::new(certificate.core), purpose: key.purpose, version })),
+            None => refuse(ErrorCode::Internal, format!("key `{}` is active without a certificate", key.name)),
+        }
     }
-    let cluster = records::cluster(tables)?;
-    // State time lags behind, so it may only say that a request is too old.
-    let state_time = cluster.time_ms.max(body.not_before_ms);
-    if let Err(refusal) = request.check_time(now_ms).and_then(|()| request.check_time(state_time)) {
-        return Ok(Err(refusal));
+
+    /// Whether a request may be signed now, and with which version.
+    ///
+    /// # Errors
+    /// The refusal, naming the first rule that is broken.
+    pub fn allows(&self, clocks: Clocks, request: &VerifiedRequest) -> Result<&Arc<CertificateCore>, Refusal> {
+        let body = request.body();
+        // State time lags behind, so it may only say that a request is too old.
+        request.check_time(clocks.now_ms)?;
+        request.check_time(clocks.state_ms.max(body.not_before_ms))?;
+        let name = &self.core.name;
+        if self.purpose != body.purpose || body.key != Some(self.core.key) {
+            return Err(Refusal::new(ErrorCode::WrongState, format!("key `{name}` is not for this")));
+        }
+        let state = self.version.state_at(clocks.state_ms.max(clocks.now_ms));
+        if decide(state, Event::Sign) == Verdict::No {
+            return Err(Refusal::new(ErrorCode::WrongState, format!("key `{name}` is {state}: it does not sign")));
+        }
+        Ok(&self.core)
     }
-    let Some(client) = records::client_of(tables, &body.client)? else { return Ok(Err(unknown_client(request))) };
-    if let Err(refusal) = decide_right(tables, &client, body)? {
-        return Ok(Err(refusal));
-    }
-    let key = match body.key {
-        Some(id) => read::<records::KeyRecord>(tables, &schema::key_record(&id))?,
-        None => None,
-    };
-    let Some(key) = key else { return refuse(ErrorCode::NotFound, "there is no such key".to_owned()) };
-    if key.purpose != body.purpose {
-        return refuse(ErrorCode::WrongState, format!("key `{}` is not for this purpose", key.name));
-    }
-    let version = match key.current {
-        Some(number) => read::<VersionRecord>(tables, &schema::version(&key.id, number))?,
-        None => None,
-    };
-    let Some(version) = version else {
-        return refuse(ErrorCode::WrongState, format!("key `{}` has no active version", key.name));
-    };
-    let state = version.state_at(cluster.time_ms.max(now_ms));
-    if decide(state, Event::Sign) == Verdict::No {
-        return refuse(ErrorCode::WrongState, format!("key `{}` is {state}: it does not sign", key.name));
-    }
-    match version.certificate {
-        Some(certificate) => Ok(Ok(certificate.core)),
-        None => refuse(ErrorCode::Internal, format!("key `{}` is active without a certificate", key.name)),
+
+    /// Decides, alone, whether a share of this node may leave for a request: the one door in front of every share.
+    ///
+    /// # Errors
+    /// The refusal, naming the first rule that is broken.
+    pub fn may_contribute(
+        &self,
+        node: NodeId,
+        clocks: Clocks,
+        fresh: &Fresh,
+        request: &VerifiedRequest,
+    ) -> Result<Permit, Refusal> {
+        let Fresh { .. } = fresh;
+        let core = self.allows(clocks, request)?;
+        if core.roster.contains(&node) {
+            return Ok(Permit { request: request.digest(), core: Arc::clone(core) });
+        }
+        let message = format!("node {node} holds no share of key `{}`", core.name);
+        Err(Refusal::new(ErrorCode::WrongState, message))
     }
 }
 
-/// Decides, alone and by this node's own state, whether a share may leave for a request.
+/// [`Standing::may_contribute`] from the state itself.
 ///
 /// # Errors
 /// Inside: the refusal, naming the first rule that is broken. Outside: [`StoreFault`] when the state cannot be read.
 pub fn may_contribute<T: Tables>(
-    grounds: &Grounds<'_, T>,
+    tables: &T,
+    node: NodeId,
+    now_ms: u64,
+    fresh: &Fresh,
     request: &VerifiedRequest,
 ) -> Result<Result<Permit, Refusal>, StoreFault> {
-    let Grounds { tables, node, now_ms, fresh: Fresh { .. } } = grounds;
-    Ok(may_sign(*tables, *now_ms, request)?.and_then(|core| {
-        if core.roster.contains(node) {
-            return Ok(Permit { request: request.digest(), core });
-        }
-        let message = format!("node {node} holds no share of key `{}`", core.name);
-        Err(Refusal::new(ErrorCode::WrongState, message))
-    }))
+    let clocks = Clocks { now_ms, state_ms: records::cluster(tables)?.time_ms };
+    Ok(Standing::of(tables, request)?.and_then(|standing| standing.may_contribute(node, clocks, fresh, request)))
 }

@@ -94,7 +94,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
                 self.hear_ceremony(from, message).await;
                 Ok(WorkAnswer::Taken)
             }
-            WorkCall::SignRound1(round1) => Ok(WorkAnswer::Commitments(self.sign_round1(from, round1).await?)),
+            WorkCall::SignRound1(round1) => Ok(WorkAnswer::Commitments(self.sign_round1(from, round1)?)),
             WorkCall::SignRound2(round2) => Ok(WorkAnswer::Shares(self.sign_round2(from, round2).await?)),
             WorkCall::Checkpoint { head, signature } => {
                 Ok(WorkAnswer::Checkpoint(self.take_checkpoint_signature(from, &head, signature)?))

@@ -27,12 +27,13 @@ pub mod types;
 pub mod usage;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use openraft::type_config::TypeConfigExt as _;
 use openraft::type_config::alias::InstantOf;
 use openraft::{Config, Raft, SnapshotPolicy};
+use symbolon_protocol::contribute::Standing;
 use symbolon_protocol::error::{ErrorCode, Refusal};
 use symbolon_protocol::genesis::{Genesis, MemberRole};
 use symbolon_protocol::id::{BootId, ClusterId, Digest, KeyId, KeyVersion, NodeId};
@@ -115,6 +116,10 @@ pub(crate) struct Inner<C: NodeTypes, T, S: Store, E> {
     pub(crate) holder: Mutex<Holder>,
     /// Keys as the signing path needs them; emptied whenever the state changes.
     pub(crate) keys: Mutex<BTreeMap<KeyId, Arc<LoadedKey>>>,
+    /// What the state said of clients and keys, each under the generation in which it was looked up.
+    pub(crate) standings: Mutex<BTreeMap<([u8; 32], Option<KeyId>), (u64, Arc<Standing>)>>,
+    /// Generation of the state.
+    pub(crate) generation: Arc<AtomicU64>,
     pub(crate) usage: UsageLog<S>,
     /// Whether Raft messages are accepted: the store is the certified one.
     pub(crate) admitted: AtomicBool,
@@ -137,8 +142,10 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
     pub async fn start(parts: Parts<T, S, E>) -> Result<Self, String> {
         let (events, happened) = mpsc::unbounded_channel();
         let store = parts.store.clone();
-        let machine =
-            StateMachine::open(store.clone(), Arc::clone(&parts.genesis), events).map_err(|e| e.to_string())?;
+        let generation = Arc::new(AtomicU64::new(0));
+        let genesis = Arc::clone(&parts.genesis);
+        let machine = StateMachine::open(store.clone(), genesis, events, Arc::clone(&generation));
+        let machine = machine.map_err(|e| e.to_string())?;
         let applied = machine.applied_index();
         let log = RaftLog::new(store.clone());
         let voters = parts.genesis.voters().len();
@@ -169,6 +176,8 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
             early: Mutex::new(VecDeque::new()),
             owed: Mutex::new(BTreeSet::new()),
             keys: Mutex::new(BTreeMap::new()),
+            standings: Mutex::new(BTreeMap::new()),
+            generation,
             usage,
             admitted: AtomicBool::new(false),
             incoming: Mutex::new(None),

@@ -1,6 +1,7 @@
 //! Raft's state machine: the replicated tables in the store, changed only by `protocol::state::apply`.
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use futures::{Stream, TryStreamExt as _};
@@ -69,6 +70,8 @@ pub struct StateMachine<S: Store> {
     applied: Option<RaftLogId>,
     membership: RaftMembership,
     due: Arc<Mutex<Option<Due<S>>>>,
+    /// Raised before and after every change of the tables: what was looked up under another number is not current.
+    generation: Arc<AtomicU64>,
 }
 
 impl<S: Store> StateMachine<S> {
@@ -76,7 +79,12 @@ impl<S: Store> StateMachine<S> {
     ///
     /// # Errors
     /// When the store fails or holds damaged records.
-    pub fn open(store: S, genesis: Arc<Genesis>, events: UnboundedSender<Event>) -> io::Result<Self> {
+    pub fn open(
+        store: S,
+        genesis: Arc<Genesis>,
+        events: UnboundedSender<Event>,
+        generation: Arc<AtomicU64>,
+    ) -> io::Result<Self> {
         let (applied, membership) = match store.get(Column::Raft, APPLIED).map_err(io_fault)? {
             Some(bytes) => unpack(&bytes)?,
             None => {
@@ -90,7 +98,7 @@ impl<S: Store> StateMachine<S> {
                 position
             }
         };
-        Ok(Self { store, genesis, events, applied, membership, due: Arc::new(Mutex::new(None)) })
+        Ok(Self { store, genesis, events, applied, membership, due: Arc::new(Mutex::new(None)), generation })
     }
 
     /// What the tables hold so far.
@@ -122,7 +130,10 @@ impl<S: Store> StateMachine<S> {
         let mut batch = Batch::default();
         batch.state(overlay.into_writes());
         batch.0.push(self.position()?);
-        self.store.write(batch).map_err(io_fault)?;
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        let written = self.store.write(batch).map_err(io_fault);
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        written?;
         self.tell(Event::Applied { index, outcome: applied.outcome.clone(), root: applied.root });
         if index > 0 && index.is_multiple_of(self.genesis.checkpoint_entries) {
             let due = Due {
@@ -186,7 +197,10 @@ impl<C: NodeTypes, S: Store> RaftStateMachine<C> for StateMachine<S> {
             }
         }
         let position = self.position()?;
-        checkpoints.install(Shelf::Current, index, checkpoint.chunks, vec![position]).map_err(io_fault)?;
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        let installed = checkpoints.install(Shelf::Current, index, checkpoint.chunks, vec![position]);
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        installed.map_err(io_fault)?;
         checkpoints.set_current(&checkpoint)?;
         checkpoints.clear_incoming().map_err(io_fault)?;
         self.store.sync().await.map_err(io_fault)?;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -10,16 +11,17 @@ use futures::stream::FuturesUnordered;
 use openraft::type_config::TypeConfigExt as _;
 use rand_core::RngCore as _;
 use symbolon_protocol::certificate::CertificateCore;
-use symbolon_protocol::contribute::{Grounds, Permit, may_contribute, may_sign};
-use symbolon_protocol::error::{Detail, ErrorCode, Fault, Refusal};
+use symbolon_protocol::contribute::{Clocks, Permit, Standing};
+use symbolon_protocol::error::{Detail, ErrorCode, Refusal};
 use symbolon_protocol::fresh::Fresh;
 use symbolon_protocol::id::{Digest, NodeId, SigningSession};
 use symbolon_protocol::identity::PublicKey;
 use symbolon_protocol::peer::{WorkAnswer, WorkCall};
 use symbolon_protocol::request::{SignedRequest, VerifiedRequest};
 use symbolon_protocol::sign::coordinator::{Coordinator, Effect, Failure, Plan};
-use symbolon_protocol::sign::holder::{Context, Lookup};
+use symbolon_protocol::sign::holder::{Context, Lookup, OwnPairs};
 use symbolon_protocol::sign::{CheckedSigners, Commitments, HolderShare, KeyGroup, Round1, Round2, Shares};
+use symbolon_protocol::state::records;
 use symbolon_protocol::wire::Bytes;
 
 use super::types::{NodeTypes, Surroundings, Transport};
@@ -39,6 +41,9 @@ pub(crate) struct LoadedKey {
 /// How long a holder may take for one round.
 const ROUND: Duration = Duration::from_millis(1_500);
 
+/// Clients and keys whose standing is remembered.
+const STANDINGS: usize = 65_536;
+
 /// Between two sweeps of nonces that nobody came back for.
 const SWEEP: Duration = Duration::from_secs(5);
 
@@ -57,6 +62,7 @@ pub struct Signed {
 
 enum Reply {
     Commitments(Result<Commitments, Option<Refusal>>),
+    Own(Commitments, OwnPairs),
     Shares(Result<Shares, Option<Refusal>>),
 }
 
@@ -84,22 +90,49 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         Ok(loaded)
     }
 
+    /// What the state says of a request's client and key; looked up once per generation of the state.
+    fn standing(&self, request: &VerifiedRequest) -> Result<Arc<Standing>, Refusal> {
+        let body = request.body();
+        let name = (*body.client.as_bytes(), body.key);
+        let generation = self.0.generation.load(Ordering::Acquire);
+        if let Some((_, known)) = lock(&self.0.standings).get(&name).filter(|(of, _)| *of == generation) {
+            return Ok(Arc::clone(known));
+        }
+        let standing = Arc::new(Standing::of(&self.tables(), request).map_err(|e| self.fail(&e))??);
+        let mut standings = lock(&self.0.standings);
+        if standings.len() >= STANDINGS {
+            standings.clear();
+        }
+        standings.insert(name, (generation, Arc::clone(&standing)));
+        Ok(standing)
+    }
+
+    fn clocks(&self) -> Result<Clocks, Refusal> {
+        let cluster = records::cluster(&self.tables()).map_err(|e| self.fail(&e))?;
+        Ok(Clocks { now_ms: self.now_ms(), state_ms: cluster.time_ms })
+    }
+
     /// The one decision, by this node's own state.
     fn permit(&self, request: &VerifiedRequest) -> Result<Permit, Refusal> {
-        let fresh = Fresh::assumed();
-        let tables = self.tables();
-        let grounds = Grounds { tables: &tables, node: self.0.me, now_ms: self.now_ms(), fresh: &fresh };
-        may_contribute(&grounds, request).map_err(|e| self.fail(&e))?
+        self.standing(request)?.may_contribute(self.0.me, self.clocks()?, &Fresh::assumed(), request)
     }
 
     /// Round 1 as a holder.
-    pub(crate) async fn sign_round1(&self, coordinator: NodeId, round1: Round1) -> Result<Commitments, Refusal> {
-        let round1 = Arc::new(round1);
+    pub(crate) fn sign_round1(&self, coordinator: NodeId, round1: Round1) -> Result<Commitments, Refusal> {
         let verified = Arc::new(round1.request.verify(&self.0.cluster)?);
-        let result = self.commit_nonces(coordinator, &round1, &verified);
+        self.commit_or_log(coordinator, &Arc::new(round1), &verified)
+    }
+
+    fn commit_or_log(
+        &self,
+        coordinator: NodeId,
+        round1: &Arc<Round1>,
+        verified: &Arc<VerifiedRequest>,
+    ) -> Result<Commitments, Refusal> {
+        let result = self.commit_nonces(coordinator, round1, verified);
         if let Err(refusal) = &result {
             // Refusals are logged too; they wait for nobody.
-            self.log_usage(coordinator, &round1.request, &verified, Some(refusal), None)?;
+            self.log_usage(coordinator, &round1.request, verified, Some(refusal), None)?;
         }
         result
     }
@@ -188,7 +221,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
     /// # Errors
     /// Why there is no signature: the caller's fault by this node's state, too few holders, or holders that misbehave.
     pub async fn coordinate(&self, request: SignedRequest, messages: Vec<Bytes>) -> Result<Signed, Refusal> {
-        let verified = request.verify(&self.0.cluster)?;
+        let verified = Arc::new(request.verify(&self.0.cluster)?);
         verified.check_messages(&messages)?;
         let core = self.may_coordinate(&verified).await?;
         let key = self.loaded(&core)?;
@@ -199,10 +232,10 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
             attempts += 1;
             let round1 = self.new_round1(&core, &request, &messages);
             let plan = self.plan(&key, verified.digest(), round1, excluded.clone());
-            match self.run_attempt(plan).await {
+            match self.run_attempt(plan, &verified).await {
                 Ok((signatures, holders)) => {
                     let attempts = u32::try_from(attempts).unwrap_or(u32::MAX);
-                    return Ok(Signed { signatures, core, holders, attempts });
+                    return Ok(Signed { signatures, core: CertificateCore::clone(&core), holders, attempts });
                 }
                 Err(Failure::Blamed { culprits, .. }) => {
                     for (node, refusal) in culprits {
@@ -211,9 +244,8 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
                     }
                 }
                 Err(Failure::Lost { node, refusal }) => {
-                    if let Some(refusal) = refusal.filter(|refusal| refusal.code.row().fault == Fault::Caller) {
-                        return Err(refusal);
-                    }
+                    // Whatever it said: one holder alone cannot deny a signature.
+                    tracing::warn!(peer = %node, ?refusal, "a holder did not finish a signature");
                     excluded.insert(node);
                 }
                 Err(Failure::Refused(refusal)) => return Err(self.with_names(refusal)),
@@ -226,23 +258,18 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
     }
 
     /// Whether this node, by its own state, would coordinate a request. A state that lags is brought up before it refuses.
-    async fn may_coordinate(&self, verified: &VerifiedRequest) -> Result<CertificateCore, Refusal> {
-        let decide = || may_sign(&self.tables(), self.now_ms(), verified).map_err(|e| self.fail(&e));
-        match decide()? {
-            Ok(core) => Ok(core),
-            Err(refusal)
-                if matches!(
-                    refusal.code,
-                    ErrorCode::UnknownClient
-                        | ErrorCode::PermissionDenied
-                        | ErrorCode::NotFound
-                        | ErrorCode::WrongState
-                ) =>
-            {
+    async fn may_coordinate(&self, verified: &VerifiedRequest) -> Result<Arc<CertificateCore>, Refusal> {
+        let decide = || Ok(Arc::clone(self.standing(verified)?.allows(self.clocks()?, verified)?));
+        match decide() {
+            Err(Refusal {
+                code:
+                    ErrorCode::UnknownClient | ErrorCode::PermissionDenied | ErrorCode::NotFound | ErrorCode::WrongState,
+                ..
+            }) => {
                 self.catch_up(Duration::from_millis(800)).await;
-                decide()?
+                decide()
             }
-            Err(refusal) => Err(refusal),
+            decided => decided,
         }
     }
 
@@ -281,13 +308,17 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         }
     }
 
-    async fn run_attempt(&self, plan: Plan) -> Result<(Vec<[u8; 64]>, Vec<NodeId>), Failure> {
+    async fn run_attempt(
+        &self,
+        plan: Plan,
+        verified: &Arc<VerifiedRequest>,
+    ) -> Result<(Vec<[u8; 64]>, Vec<NodeId>), Failure> {
         let (mut coordinator, mut effects) = Coordinator::new(plan);
         let mut answers: Answers = FuturesUnordered::new();
         loop {
             for effect in effects {
                 match effect {
-                    Effect::Ask(node, round1) => answers.push(Box::pin(self.clone().ask(node, round1))),
+                    Effect::Ask(node, round1) => answers.push(self.ask(node, round1, verified)),
                     Effect::Finish(node, signers) => answers.push(Box::pin(self.clone().finish(node, signers))),
                     Effect::Misbehaved(node, refusal) => {
                         tracing::error!(peer = %node, %refusal, "a holder broke the protocol");
@@ -298,6 +329,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
             }
             effects = match answers.next().await {
                 Some((node, Reply::Commitments(Ok(commitments)))) => coordinator.commitments(node, commitments),
+                Some((_, Reply::Own(commitments, pairs))) => coordinator.own_commitments(commitments, pairs),
                 Some((node, Reply::Shares(Ok(shares)))) => coordinator.shares(node, shares),
                 Some((node, Reply::Commitments(Err(refusal)) | Reply::Shares(Err(refusal)))) => match refusal {
                     Some(refusal) => coordinator.refused(node, refusal),
@@ -311,18 +343,38 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         }
     }
 
-    async fn ask(self, node: NodeId, round1: Arc<Round1>) -> (NodeId, Reply) {
-        let result = if node == self.0.me {
-            self.sign_round1(node, Round1::clone(&round1)).await.map_err(Some)
-        } else {
+    fn ask(
+        &self,
+        node: NodeId,
+        round1: Arc<Round1>,
+        verified: &Arc<VerifiedRequest>,
+    ) -> BoxFuture<'static, (NodeId, Reply)> {
+        if node == self.0.me {
+            let reply = self.commit_here(node, &round1, verified);
+            return Box::pin(std::future::ready((node, reply)));
+        }
+        let core = self.clone();
+        Box::pin(async move {
             let call = WorkCall::SignRound1(Round1::clone(&round1));
-            match self.call_work(node, &call, ROUND).await {
+            let result = match core.call_work(node, &call, ROUND).await {
                 Ok(WorkAnswer::Commitments(commitments)) => Ok(commitments),
                 Ok(WorkAnswer::Refused(refusal)) => Err(Some(refusal)),
                 Ok(_) | Err(_) => Err(None),
-            }
+            };
+            (node, Reply::Commitments(result))
+        })
+    }
+
+    /// Round 1 of the holder beside the coordinator: the request was verified already, and its points are its own.
+    fn commit_here(&self, node: NodeId, round1: &Arc<Round1>, verified: &Arc<VerifiedRequest>) -> Reply {
+        let commitments = match self.commit_or_log(node, round1, verified) {
+            Ok(commitments) => commitments,
+            Err(refusal) => return Reply::Commitments(Err(Some(refusal))),
         };
-        (node, Reply::Commitments(result))
+        match lock(&self.0.holder).own_pairs(node, round1.session, self.now_ms()) {
+            Some(pairs) => Reply::Own(commitments, pairs),
+            None => Reply::Commitments(Ok(commitments)),
+        }
     }
 
     async fn finish(self, node: NodeId, signers: Arc<CheckedSigners>) -> (NodeId, Reply) {

@@ -82,15 +82,17 @@ fn key_reply(index: u64, key: &KeyView, time_ms: u64) -> KeyReply {
 
 /// Logs the end of a request with its id, so that it can be followed across nodes.
 fn note<R>(what: &'static str, request: &SignedRequest, result: Result<R, Refusal>) -> Result<R, Status> {
-    let id = decode::<symbolon_protocol::request::RequestBody>(&request.body.0).map(|body| body.request_id.to_string());
-    let id = id.unwrap_or_else(|_| "unreadable".to_owned());
+    let id = || {
+        let body = decode::<symbolon_protocol::request::RequestBody>(&request.body.0);
+        body.map_or_else(|_| "unreadable".to_owned(), |body| body.request_id.to_string())
+    };
     match result {
         Ok(reply) => {
-            tracing::debug!(request = %id, what, "answered");
+            tracing::debug!(request = %id(), what, "answered");
             Ok(reply)
         }
         Err(refusal) => {
-            tracing::info!(request = %id, what, code = %refusal.code, message = %refusal.message, "refused");
+            tracing::info!(request = %id(), what, code = %refusal.code, message = %refusal.message, "refused");
             Err(to_status(&refusal))
         }
     }

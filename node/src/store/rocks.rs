@@ -4,8 +4,9 @@
 //! share one flush. A damaged log is refused: RocksDB's default would silently open with everything after the damage gone.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 
 use rocksdb::{
     ColumnFamily, ColumnFamilyDescriptor, DB, DBRecoveryMode, Direction, IteratorMode, Options, ReadOptions, WriteBatch,
@@ -22,6 +23,21 @@ type Waiter = oneshot::Sender<Result<(), StoreFault>>;
 pub struct RocksStore {
     db: Arc<DB>,
     flusher: mpsc::Sender<Waiter>,
+    thread: Arc<Mutex<Option<JoinHandle<()>>>>,
+}
+
+/// Waits for a store to close. A process that ends while RocksDB still closes in another thread may be aborted by it.
+pub struct Closing(Arc<Mutex<Option<JoinHandle<()>>>>);
+
+impl Closing {
+    /// Returns once the store is closed; every handle to it must have been dropped, or this waits for ever.
+    pub fn wait(self) {
+        let thread = self.0.lock().ok().and_then(|mut thread| thread.take());
+        if let Some(thread) = thread {
+            // A thread that panicked has ended too.
+            let _ = thread.join();
+        }
+    }
 }
 
 fn fault(error: &rocksdb::Error) -> StoreFault {
@@ -55,11 +71,17 @@ impl RocksStore {
         let db = Arc::new(db);
         let (flusher, waiters) = mpsc::channel();
         let flushed = Arc::clone(&db);
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("wal-flush".to_owned())
             .spawn(move || flush_loop(&flushed, &waiters))
             .map_err(|e| StoreFault(e.to_string()))?;
-        Ok(Self { db, flusher })
+        Ok(Self { db, flusher, thread: Arc::new(Mutex::new(Some(thread))) })
+    }
+
+    /// What to wait for at the end of the process.
+    #[must_use]
+    pub fn closing(&self) -> Closing {
+        Closing(Arc::clone(&self.thread))
     }
 
     fn column(&self, column: Column) -> Result<&ColumnFamily, StoreFault> {

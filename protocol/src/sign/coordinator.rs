@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::frost::{self, DecodedPairs, DecodedShares, KeyGroup};
+use super::holder::OwnPairs;
 use super::{CheckedSigners, Commitments, Round1, Round2, Shares, misbehaved, misfit};
 use crate::error::{Detail, ErrorCode, Fault, Refusal};
 use crate::id::{Digest, NodeId};
@@ -154,13 +155,26 @@ impl Coordinator {
     /// A holder's commitments arrived; `from` comes from the channel.
     #[must_use = "effects that are not carried out are lost"]
     pub fn commitments(&mut self, from: NodeId, commitments: Commitments) -> Vec<Effect> {
+        self.take_commitments(from, commitments, None)
+    }
+
+    /// The holder on this node committed: its own points and its own signature need no check.
+    pub fn own_commitments(&mut self, commitments: Commitments, pairs: OwnPairs) -> Vec<Effect> {
+        self.take_commitments(self.plan.coordinator, commitments, Some(pairs))
+    }
+
+    fn take_commitments(&mut self, from: NodeId, commitments: Commitments, own: Option<OwnPairs>) -> Vec<Effect> {
         let threshold = self.plan.group.core().threshold.get();
         let State::Committing { asked, got } = &mut self.state else { return Vec::new() };
         let late = commitments.session != self.plan.round1.session;
         if late || !asked.contains(&from) || got.contains_key(&from) {
             return Vec::new();
         }
-        match self.plan.admit(from, &commitments) {
+        let admitted = match own {
+            Some(pairs) => Ok(pairs.0),
+            None => self.plan.admit(from, &commitments),
+        };
+        match admitted {
             Ok(decoded) => {
                 got.insert(from, (commitments, decoded));
                 if got.len() < threshold { Vec::new() } else { self.start_signing() }

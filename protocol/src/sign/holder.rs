@@ -93,6 +93,9 @@ impl fmt::Display for SignRefusal {
 
 impl std::error::Error for SignRefusal {}
 
+/// Commitments of this node, decoded by itself.
+pub struct OwnPairs(pub(super) DecodedPairs);
+
 /// What a Round2 meets.
 #[derive(Debug)]
 pub enum Lookup {
@@ -227,6 +230,12 @@ impl Holder {
     pub fn expire(&mut self, now_ms: u64) {
         self.pool.expire(now_ms);
         self.served.expire(now_ms);
+    }
+
+    /// What this node's own coordinator needs of its own commitments: they need no check.
+    #[must_use]
+    pub fn own_pairs(&self, coordinator: NodeId, session: SigningSession, now_ms: u64) -> Option<OwnPairs> {
+        self.pool.get(&(coordinator, session), now_ms).map(|open| OwnPairs(open.nonces.commitments()))
     }
 
     /// The request of a session, for the decision that comes before round 2. None when the session is unknown.
