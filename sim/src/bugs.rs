@@ -1,0 +1,86 @@
+//! Planted bugs: hooks in the simulated drivers, nowhere else. A simulator that never failed proves nothing.
+
+use std::fmt;
+
+use crate::invariants;
+
+/// A bug that can be planted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Bug {
+    /// A holder proposes READY before share and vote are synced.
+    SendBeforePersist,
+    /// A holder makes its nonces from a generator that always starts at the same place.
+    ReuseNonce,
+    /// A node applies entries with its own clock in the place of the entry's time.
+    OwnClock,
+    /// A node writes the applied index in a batch of its own, before what the entry changed.
+    PositionFirst,
+    /// A node that restarted in the middle of a generation begins again with another polynomial.
+    BeginAgain,
+    /// A holder decides by the state that it had when the key was first used.
+    StalePermit,
+    /// A node puts its share where its word of activation should be, into the ordered log.
+    ShareInLog,
+    /// A holder gives its signature share before the usage record is durable.
+    ShareBeforeUsage,
+}
+
+/// All of them.
+pub const BUGS: [Bug; 8] = [
+    Bug::SendBeforePersist,
+    Bug::ReuseNonce,
+    Bug::OwnClock,
+    Bug::PositionFirst,
+    Bug::BeginAgain,
+    Bug::StalePermit,
+    Bug::ShareInLog,
+    Bug::ShareBeforeUsage,
+];
+
+impl Bug {
+    /// Its name on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SendBeforePersist => "send-before-persist",
+            Self::ReuseNonce => "reuse-nonce",
+            Self::OwnClock => "own-clock",
+            Self::PositionFirst => "position-first",
+            Self::BeginAgain => "begin-again",
+            Self::StalePermit => "stale-permit",
+            Self::ShareInLog => "share-in-log",
+            Self::ShareBeforeUsage => "share-before-usage",
+        }
+    }
+
+    /// The bug with a name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        BUGS.into_iter().find(|bug| bug.name() == name)
+    }
+
+    /// The invariants that may find it.
+    #[must_use]
+    pub const fn found_by(self) -> &'static [&'static str] {
+        match self {
+            // A node whose vote and share are gone also begins again, which its peers can prove.
+            Self::SendBeforePersist => &[invariants::KEY_USABLE, invariants::NO_FALSE_BLAME],
+            Self::ReuseNonce => &[invariants::NONCE_ONCE],
+            Self::OwnClock => &[invariants::HEADS_EQUAL],
+            // Floor 0 itself finds the hole in the history, and the node stops.
+            Self::PositionFirst => &[invariants::NODE_RUNS, invariants::HEADS_EQUAL],
+            // A second share may also take the place of the one that was voted for.
+            Self::BeginAgain => &[invariants::NO_FALSE_BLAME, invariants::KEY_USABLE],
+            // After a rotation old and new decisions do not fit together.
+            Self::StalePermit => &[invariants::WITHDRAWN_SILENT, invariants::SIGN_ANSWERED],
+            Self::ShareInLog => &[invariants::NO_SECRET_IN_LOG],
+            Self::ShareBeforeUsage => &[invariants::USAGE_FIRST],
+        }
+    }
+}
+
+impl fmt::Display for Bug {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

@@ -1,0 +1,145 @@
+//! What happened how often: faults by class, and situations that a sweep of seeds must meet to be worth something.
+
+use std::collections::BTreeMap;
+
+/// Classes of faults.
+pub mod fault {
+    /// A message was lost.
+    pub const DROP: &str = "message dropped";
+    /// A message was delivered twice.
+    pub const DUPLICATE: &str = "message duplicated";
+    /// A message was held back for seconds.
+    pub const SPIKE: &str = "message held back";
+    /// A node crashed at a persist point.
+    pub const CRASH_PERSIST: &str = "crash at a persist point";
+    /// A node crashed at some moment.
+    pub const CRASH: &str = "crash at any time";
+    /// Unsynced writes were lost in a crash.
+    pub const LOST_WRITES: &str = "unsynced batches lost";
+    /// A node applied late.
+    pub const LAG: &str = "applier behind";
+    /// Nobody led for a while.
+    pub const LEADERLESS: &str = "no leader";
+    /// Another node led.
+    pub const NEW_LEADER: &str = "leader changed";
+    /// A node was cut off.
+    pub const ISOLATED: &str = "node cut off";
+    /// An evil node sent something else than it should.
+    pub const EVIL: &str = "evil message";
+    /// All.
+    pub const ALL: [&str; 11] =
+        [DROP, DUPLICATE, SPIKE, CRASH_PERSIST, CRASH, LOST_WRITES, LAG, LEADERLESS, NEW_LEADER, ISOLATED, EVIL];
+}
+
+/// Situations that are interesting.
+pub mod situation {
+    /// A crash before a sync.
+    pub const BEFORE_SYNC: &str = "crash before a sync";
+    /// A crash after a sync and before what may follow it.
+    pub const AFTER_SYNC: &str = "crash between sync and send";
+    /// A crash after the effects were released.
+    pub const AFTER_SEND: &str = "crash after the effects left";
+    /// A crash between the staging of a share and the vote.
+    pub const STAGED: &str = "crash between stage and vote";
+    /// A node restarted in an attempt that it took part in.
+    pub const RESTARTED: &str = "restart within an attempt";
+    /// A message of an older attempt reached a node that runs another.
+    pub const OLD_ATTEMPT: &str = "message of another attempt";
+    /// A version came to life after an attempt that failed.
+    pub const SECOND_ATTEMPT: &str = "key made after a failed attempt";
+    /// A spare stepped in.
+    pub const SPARE: &str = "attempt with a spare";
+    /// A generation failed for good.
+    pub const FAILED: &str = "generation failed for good";
+    /// A signature came about after a holder was left out.
+    pub const WITHOUT_CHEAT: &str = "signature without an excluded holder";
+    /// A holder repeated its answer for a repeated package.
+    pub const REPEATED_SHARE: &str = "share repeated for a repeated package";
+    /// A second package for used nonces was refused.
+    pub const REUSE_REFUSED: &str = "second use of nonces refused";
+    /// A request was refused for what a coordinator changed.
+    pub const CHANGED_REFUSED: &str = "changed request refused by a holder";
+    /// A split view was proved.
+    pub const SPLIT_PROVED: &str = "split view proved";
+    /// An evil node accused an honest one without proof.
+    pub const ACCUSED: &str = "accusation without proof";
+    /// A share was erased for a destruction.
+    pub const ERASED: &str = "share erased for a destruction";
+    /// A share of a failed attempt was erased.
+    pub const ORPHAN: &str = "orphaned share erased";
+    /// A new version took over.
+    pub const ROTATED: &str = "rotation finished";
+    /// A request was ordered twice.
+    pub const ORDERED_TWICE: &str = "request ordered twice";
+    /// All.
+    pub const ALL: [&str; 19] = [
+        BEFORE_SYNC,
+        AFTER_SYNC,
+        AFTER_SEND,
+        STAGED,
+        RESTARTED,
+        OLD_ATTEMPT,
+        SECOND_ATTEMPT,
+        SPARE,
+        FAILED,
+        WITHOUT_CHEAT,
+        REPEATED_SHARE,
+        REUSE_REFUSED,
+        CHANGED_REFUSED,
+        SPLIT_PROVED,
+        ACCUSED,
+        ERASED,
+        ORPHAN,
+        ROTATED,
+        ORDERED_TWICE,
+    ];
+}
+
+/// Counters of one run or of many.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counters {
+    faults: BTreeMap<&'static str, u64>,
+    situations: BTreeMap<&'static str, u64>,
+    /// Signatures that clients got and verified.
+    pub signatures: u64,
+    /// Key versions that became active.
+    pub keys: u64,
+}
+
+impl Counters {
+    pub(crate) fn fault(&mut self, class: &'static str) {
+        self.faults(class, 1);
+    }
+    pub(crate) fn faults(&mut self, class: &'static str, count: u64) {
+        *self.faults.entry(class).or_default() += count;
+    }
+    pub(crate) fn situation(&mut self, what: &'static str) {
+        *self.situations.entry(what).or_default() += 1;
+    }
+    /// Adds those of another run.
+    pub fn add(&mut self, other: &Self) {
+        for (class, count) in &other.faults {
+            *self.faults.entry(class).or_default() += count;
+        }
+        for (what, count) in &other.situations {
+            *self.situations.entry(what).or_default() += count;
+        }
+        self.signatures += other.signatures;
+        self.keys += other.keys;
+    }
+    /// How often a fault of a class was injected.
+    #[must_use]
+    pub fn faults_of(&self, class: &str) -> u64 {
+        self.faults.get(class).copied().unwrap_or(0)
+    }
+    /// How often a situation was met.
+    #[must_use]
+    pub fn times(&self, what: &str) -> u64 {
+        self.situations.get(what).copied().unwrap_or(0)
+    }
+    /// Faults of all classes.
+    #[must_use]
+    pub fn all_faults(&self) -> u64 {
+        self.faults.values().sum()
+    }
+}

@@ -1,0 +1,19 @@
+//! When an honest holder says that its share of a version is erased, what is durable of its disk holds none.
+
+use symbolon_protocol::entry::Erasure;
+use symbolon_protocol::schema::private;
+
+use super::{Disks, ERASED_GONE, Violation, safety};
+use crate::disk::Column;
+
+pub(super) fn check(erasure: &Erasure, disks: &Disks<'_>) -> Result<(), Violation> {
+    let Some(disk) = disks.get(&erasure.node) else { return Ok(()) };
+    let prefix = private::shares_of(&erasure.key, erasure.version);
+    let mut left = disk.durable(Column::Private).range(prefix.clone()..);
+    match left.next() {
+        Some((key, _)) if key.starts_with(&prefix) => {
+            Err(safety(ERASED_GONE, format!("node {} said ERASED and still has the share", erasure.node)))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,234 @@
+//! What must hold, one file for each; and the oracle that knows everything and asks after every step.
+//!
+//! Safety is checked at every step: a run stops at the first one that is broken. Liveness is checked when faults are over:
+//! everything converges within a bound, and every key signs that can (`converged`, `sign_answered`, `withdrawn_silent`).
+
+pub(crate) mod converged;
+mod erased_gone;
+mod heads_equal;
+mod key_usable;
+mod no_false_blame;
+mod no_secret_in_log;
+mod nonce_once;
+mod reference;
+mod share_authorised;
+pub(crate) mod sign_answered;
+mod signature_valid;
+mod usage_first;
+pub(crate) mod withdrawn_silent;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use symbolon_protocol::certificate::{CertificateCore, KeyCertificate};
+use symbolon_protocol::entry::{Entry, Payload};
+use symbolon_protocol::genesis::Genesis;
+use symbolon_protocol::id::{Digest, KeyId, NodeId};
+use symbolon_protocol::outcome::Outcome;
+use symbolon_protocol::wire::{Bytes, decode};
+
+use crate::count::{Counters, situation};
+use crate::disk::Disk;
+use crate::node::Seen;
+use crate::order::Logged;
+
+pub(crate) use reference::Reference;
+
+/// A key that was committed stays usable with any t of its holders.
+pub const KEY_USABLE: &str = "key-usable";
+/// No nonce is ever used for two messages or packages.
+pub const NONCE_ONCE: &str = "nonce-once";
+/// Heads are equal at equal index on all honest nodes.
+pub const HEADS_EQUAL: &str = "heads-equal";
+/// Every signature that leaves verifies for the requested message under the certified key.
+pub const SIGNATURE_VALID: &str = "signature-valid";
+/// A signature share leaves only for a message that a client with the right asked for.
+pub const SHARE_AUTHORISED: &str = "share-authorised";
+/// An honest node is never blamed with evidence, nor by an honest node for what it said.
+pub const NO_FALSE_BLAME: &str = "no-false-blame";
+/// No share occurs in the ordered log.
+pub const NO_SECRET_IN_LOG: &str = "no-secret-in-log";
+/// A usage record is durable before a share leaves.
+pub const USAGE_FIRST: &str = "usage-first";
+/// A share whose erasure was said is gone.
+pub const ERASED_GONE: &str = "erased-gone";
+/// An honest node is never stopped by what it stored or was sent.
+pub const NODE_RUNS: &str = "node-runs";
+/// When faults are over, everything comes to an end and all honest nodes agree.
+pub const CONVERGED: &str = "converged";
+/// A sign request with t reachable honest holders is answered.
+pub const SIGN_ANSWERED: &str = "sign-answered";
+/// A key that was withdrawn signs nothing once everybody knows.
+pub const WITHDRAWN_SILENT: &str = "withdrawn-silent";
+
+/// A broken invariant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// Which one.
+    pub invariant: &'static str,
+    /// Whether something good did not happen, rather than that something bad did.
+    pub liveness: bool,
+    /// What was found.
+    pub what: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = if self.liveness { "liveness" } else { "safety" };
+        write!(f, "{kind}, {}: {}", self.invariant, self.what)
+    }
+}
+
+pub(crate) fn safety(invariant: &'static str, what: impl Into<String>) -> Violation {
+    Violation { invariant, liveness: false, what: what.into() }
+}
+
+pub(crate) fn liveness(invariant: &'static str, what: impl Into<String>) -> Violation {
+    Violation { invariant, liveness: true, what: what.into() }
+}
+
+/// Disks of the honest nodes.
+pub(crate) type Disks<'a> = BTreeMap<NodeId, &'a Disk>;
+
+/// Sees everything.
+pub(crate) struct Oracle {
+    evil: BTreeSet<NodeId>,
+    /// The state after every entry of the log, by the same rules.
+    pub(crate) reference: Reference,
+    heads: heads_equal::Heads,
+    usable: key_usable::Usable,
+    nonces: nonce_once::Nonces,
+    secrets: no_secret_in_log::Secrets,
+    asked: share_authorised::Asked,
+}
+
+impl Oracle {
+    pub(crate) fn new(genesis: Genesis, evil: BTreeSet<NodeId>) -> Self {
+        Self {
+            evil,
+            reference: Reference::new(genesis),
+            heads: heads_equal::Heads::default(),
+            usable: key_usable::Usable::default(),
+            nonces: nonce_once::Nonces::default(),
+            secrets: no_secret_in_log::Secrets::default(),
+            asked: share_authorised::Asked::default(),
+        }
+    }
+
+    /// An entry got its place in the log.
+    pub(crate) fn ordered(
+        &mut self,
+        index: u64,
+        logged: &Logged,
+        disks: &Disks<'_>,
+        count: &mut Counters,
+    ) -> Result<(), Violation> {
+        self.secrets.check(index, logged.bytes())?;
+        let payload = decode::<Entry>(logged.bytes()).ok().map(|entry| entry.payload);
+        let applied = self.reference.apply(index, logged.entry())?;
+        self.heads.ordered(applied.root, &applied.outcome);
+        if let Outcome::Refused(_) = applied.outcome {
+            return Ok(());
+        }
+        match &payload {
+            Some(Payload::Generate(vote)) => no_false_blame::ordered(&self.evil, vote, count)?,
+            Some(Payload::Erased(erasure)) => erased_gone::check(erasure, disks)?,
+            _ => {}
+        }
+        match applied.outcome {
+            Outcome::Activated { key, version, .. } => {
+                let core = self.reference.core(&key, version)?;
+                count.keys += 1;
+                if core.epoch.get() > 1 {
+                    count.situation(situation::SECOND_ATTEMPT);
+                }
+                if version.get() > 1 {
+                    count.situation(situation::ROTATED);
+                }
+                self.usable.committed(core);
+                for (node, disk) in disks {
+                    self.disk(*node, disk)?;
+                }
+            }
+            Outcome::AttemptEnded { next: None, .. } => count.situation(situation::FAILED),
+            Outcome::AttemptEnded { key, version, next: Some(_), .. } => {
+                if self.reference.has_new_roster(&key, version)? {
+                    count.situation(situation::SPARE);
+                }
+            }
+            Outcome::Generating { key, version } if self.reference.was_seen(&key, version) => {
+                count.situation(situation::ORDERED_TWICE);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// An honest node applied an entry.
+    pub(crate) fn applied(&self, node: NodeId, index: u64, root: Digest) -> Result<(), Violation> {
+        self.heads.applied(node, index, root)
+    }
+
+    /// An honest node told a client what became of its request.
+    pub(crate) fn told(&self, node: NodeId, index: u64, outcome: &Outcome) -> Result<(), Violation> {
+        self.heads.told(node, index, outcome)
+    }
+
+    /// What is durable on an honest node may have changed.
+    pub(crate) fn disk(&mut self, node: NodeId, disk: &Disk) -> Result<(), Violation> {
+        self.usable.check(node, disk, &self.reference)
+    }
+
+    /// An honest node did something.
+    pub(crate) fn saw(&mut self, node: NodeId, seen: &Seen, disk: &Disk) -> Result<(), Violation> {
+        match seen {
+            Seen::Staged(share) => {
+                self.secrets.add(*share);
+                Ok(())
+            }
+            Seen::Released(released) => {
+                self.asked.check(node, released)?;
+                usage_first::check(node, released, disk)?;
+                self.nonces.check(node, released)
+            }
+            Seen::Blamed { culprits, what } => no_false_blame::coordinator(&self.evil, node, culprits, what),
+            Seen::Alarm { against } => no_false_blame::alarm(&self.evil, node, *against),
+        }
+    }
+
+    /// A client that has the right asks for signatures.
+    pub(crate) fn client_asks(&mut self, key: KeyId, messages: &[Bytes]) {
+        self.asked.add(key, messages);
+    }
+
+    /// Whether signatures are what they should be, by everything that is known.
+    pub(crate) fn signature(
+        &self,
+        key: Option<KeyId>,
+        messages: &[Bytes],
+        signatures: &[[u8; 64]],
+        certificate: &KeyCertificate,
+    ) -> Result<(), Violation> {
+        signature_valid::check(&self.usable, key, messages, signatures, &certificate.core)
+    }
+
+    /// A client was told, with a certificate that it believes, that a key exists.
+    pub(crate) fn created(&self, certificate: &KeyCertificate) -> Result<(), Violation> {
+        self.usable.acknowledged(&certificate.core)
+    }
+
+    /// Cores that were committed.
+    pub(crate) fn committed(&self) -> impl Iterator<Item = &CertificateCore> {
+        self.usable.cores()
+    }
+
+    /// Holders of a version that are not evil.
+    pub(crate) fn honest_holders(&self, core: &CertificateCore) -> usize {
+        core.roster.iter().filter(|node| !self.evil.contains(node)).count()
+    }
+
+    /// Whether any t holders of every key that was committed have its secret between them.
+    pub(crate) fn at_end(&self, disks: &Disks<'_>) -> Result<(), Violation> {
+        self.usable.at_end(disks, &self.reference)
+    }
+}

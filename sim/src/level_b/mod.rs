@@ -1,0 +1,39 @@
+//! Level B: the node core with Raft, on a simulated network, disk and clock.
+//!
+//! One process, one thread, one seed, one history: the runtime has one thread and virtual time, its scheduler and Raft's
+//! election timeouts are seeded, every delay and loss comes from the seed, all maps are ordered. Two runs of one seed in one
+//! process are not promised to be equal (libraries may keep global state): run one seed per process.
+//!
+//! - [`types`]: Raft's types, seeds, the life of a boot. [`trace`]: the hash of everything that happened.
+//! - [`store`]: a disk that loses what was not synced. [`vault`]: key slots. [`surroundings`]: clock and entropy.
+//! - [`network`]: delays, losses, cut links. [`cluster`]: nodes that start, crash and start again from bytes.
+//! - [`client`]: who asks, and checks. [`scenario`]: what is done.
+
+pub mod client;
+pub mod cluster;
+pub mod network;
+pub mod scenario;
+pub mod store;
+pub mod surroundings;
+pub mod trace;
+pub mod types;
+pub mod vault;
+
+use tokio::runtime::{Builder, RngSeed};
+
+use types::{SimRuntime, derive, derive_number};
+
+/// Plays the scenario with a seed and gives the hash of its trace, in hexadecimal.
+///
+/// # Errors
+/// What went wrong, or what was waited for in vain.
+pub fn run(seed: u64) -> Result<String, String> {
+    let runtime = Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .rng_seed(RngSeed::from_bytes(&derive(seed, "scheduler", &[])))
+        .build()
+        .map_err(|e| e.to_string())?;
+    let played = SimRuntime::scope(derive_number(seed, "world", &[]), scenario::play(seed));
+    runtime.block_on(played).map_err(|why| format!("level B, seed {seed}: {why}"))
+}

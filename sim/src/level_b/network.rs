@@ -1,0 +1,221 @@
+//! The network: every call takes a seeded time each way, some are lost, links can be cut.
+//!
+//! A lost call or answer is never answered: the caller's deadline decides. A call to a node that does not run fails, as a
+//! refused connection does. An answer is worked out in a task of its own, so that a caller that gives up stops nothing at the
+//! other side; a call that was on its way when its sender crashed still arrives.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use symbolon_node::core::types::{Lane, LinkError, Transport};
+use symbolon_protocol::error::Refusal;
+use symbolon_protocol::id::{BootId, NodeId};
+use tokio::sync::oneshot;
+
+use super::surroundings::SharedRng;
+use super::trace::{Kind, Trace};
+use super::types::{Life, SimCore, lock, spawn};
+
+/// How long one way takes, microseconds. Tokio's timers count whole milliseconds, rounded up.
+const WAY_US: (u64, u64) = (200, 8_000);
+/// Calls and answers that are lost, of a thousand each.
+const LOST_PER_MILLE: u64 = 10;
+
+/// What the network needs of a node that runs. It hides the node's type, which names the network's.
+pub trait Answering: Send + Sync {
+    /// A peer says which boot it is, before its first call.
+    fn greet(&self, from: NodeId, boot: BootId) -> BoxFuture<'static, Result<(), Refusal>>;
+    /// Answers a call.
+    fn answer(&self, from: NodeId, lane: Lane, call: Vec<u8>) -> BoxFuture<'static, Vec<u8>>;
+}
+
+impl Answering for SimCore {
+    fn greet(&self, from: NodeId, boot: BootId) -> BoxFuture<'static, Result<(), Refusal>> {
+        let core = self.clone();
+        Box::pin(async move { core.greeted(from, boot).await })
+    }
+
+    fn answer(&self, from: NodeId, lane: Lane, call: Vec<u8>) -> BoxFuture<'static, Vec<u8>> {
+        let core = self.clone();
+        Box::pin(async move { core.answer_peer(from, lane, call).await })
+    }
+}
+
+/// A node that runs, as the network reaches it.
+#[derive(Clone)]
+struct Seat {
+    node: Arc<dyn Answering>,
+    life: Life,
+}
+
+#[derive(Default)]
+struct Wires {
+    seats: BTreeMap<NodeId, Seat>,
+    /// Boots that greeted a node since it started: (node, peer).
+    greeted: BTreeMap<(NodeId, NodeId), BootId>,
+    /// Links that are cut, in both directions: (lower, higher).
+    cut: BTreeSet<(NodeId, NodeId)>,
+}
+
+/// The network; clones are handles to the same one.
+#[derive(Clone)]
+pub struct SimNetwork {
+    wires: Arc<Mutex<Wires>>,
+    rng: SharedRng,
+    trace: Trace,
+}
+
+/// What will happen to one call, drawn when it leaves.
+struct Fate {
+    there: Duration,
+    back: Duration,
+    lost_there: bool,
+    lost_back: bool,
+}
+
+fn link(one: NodeId, other: NodeId) -> (NodeId, NodeId) {
+    (one.min(other), one.max(other))
+}
+
+impl SimNetwork {
+    /// A network without nodes.
+    #[must_use]
+    pub fn new(rng: SharedRng, trace: Trace) -> Self {
+        Self { wires: Arc::default(), rng, trace }
+    }
+
+    /// The way out for a boot of a node.
+    #[must_use]
+    pub fn attach(&self, me: NodeId, boot: BootId, life: Life) -> SimTransport {
+        SimTransport { network: self.clone(), me, boot, life }
+    }
+
+    /// From now on calls reach a node.
+    pub fn join(&self, me: NodeId, node: Arc<dyn Answering>, life: Life) {
+        let mut wires = lock(&self.wires);
+        wires.seats.insert(me, Seat { node, life });
+        // Whoever had a connection to an earlier boot opens a new one.
+        wires.greeted.retain(|(to, _), _| *to != me);
+    }
+
+    /// Cuts a link in both directions.
+    pub fn cut(&self, one: NodeId, other: NodeId) {
+        lock(&self.wires).cut.insert(link(one, other));
+    }
+
+    /// Mends a link.
+    pub fn mend(&self, one: NodeId, other: NodeId) {
+        lock(&self.wires).cut.remove(&link(one, other));
+    }
+
+    fn is_cut(&self, one: NodeId, other: NodeId) -> bool {
+        lock(&self.wires).cut.contains(&link(one, other))
+    }
+
+    /// A node that runs.
+    fn seat(&self, node: NodeId) -> Option<Seat> {
+        lock(&self.wires).seats.get(&node).filter(|seat| seat.life.lasts()).cloned()
+    }
+
+    fn fate(&self) -> Fate {
+        let (low, high) = WAY_US;
+        let way = || Duration::from_micros(self.rng.between(low, high));
+        let lost = || self.rng.between(0, 999) < LOST_PER_MILLE;
+        Fate { there: way(), back: way(), lost_there: lost(), lost_back: lost() }
+    }
+}
+
+/// The way out for one boot of a node.
+#[derive(Clone)]
+pub struct SimTransport {
+    network: SimNetwork,
+    me: NodeId,
+    boot: BootId,
+    life: Life,
+}
+
+type Reply = oneshot::Sender<Result<Vec<u8>, LinkError>>;
+
+impl SimTransport {
+    fn hop(&self, kind: Kind, to: NodeId, lane: Lane, payload: &[u8]) {
+        self.network.trace.hop(kind, (self.me, to), lane, payload);
+    }
+
+    /// Carries a call to a peer and its answer back. Where the reply is dropped, nobody ever answers.
+    async fn carry(self, to: NodeId, lane: Lane, call: Vec<u8>, reply: Reply) {
+        let fate = self.network.fate();
+        self.hop(Kind::Sent, to, lane, &call);
+        tokio::time::sleep(fate.there).await;
+        if fate.lost_there || self.network.is_cut(self.me, to) {
+            return self.hop(Kind::Lost, to, lane, &call);
+        }
+        let seat = match self.knock(to).await {
+            Ok(seat) => seat,
+            Err(why) => {
+                self.hop(Kind::Rejected, to, lane, &call);
+                tokio::time::sleep(fate.back).await;
+                let _ = reply.send(Err(LinkError(why)));
+                return;
+            }
+        };
+        self.hop(Kind::Arrived, to, lane, &call);
+        let answer = seat.node.answer(self.me, lane, call).await;
+        if !seat.life.lasts() {
+            return self.hop(Kind::Lost, to, lane, &answer);
+        }
+        self.hop(Kind::Answered, to, lane, &answer);
+        tokio::time::sleep(fate.back).await;
+        if fate.lost_back || self.network.is_cut(self.me, to) || !self.life.lasts() {
+            return self.hop(Kind::Lost, to, lane, &answer);
+        }
+        self.hop(Kind::Returned, to, lane, &answer);
+        // The caller may have given up.
+        let _ = reply.send(Ok(answer));
+    }
+
+    /// Finds a node that runs, and greets it when this boot has not done so yet.
+    async fn knock(&self, to: NodeId) -> Result<Seat, String> {
+        let seat = self.network.seat(to).ok_or_else(|| format!("node {to} does not run"))?;
+        let key = (to, self.me);
+        let known = lock(&self.network.wires).greeted.get(&key) == Some(&self.boot);
+        if known {
+            return Ok(seat);
+        }
+        seat.node.greet(self.me, self.boot).await.map_err(|refusal| refusal.to_string())?;
+        if !seat.life.lasts() {
+            return Err(format!("node {to} stopped"));
+        }
+        if self.life.lasts() {
+            lock(&self.network.wires).greeted.insert(key, self.boot);
+        }
+        Ok(seat)
+    }
+}
+
+impl Transport for SimTransport {
+    fn call(
+        &self,
+        to: NodeId,
+        lane: Lane,
+        call: Vec<u8>,
+    ) -> impl Future<Output = Result<Vec<u8>, LinkError>> + Send + 'static {
+        let way = self.clone();
+        async move {
+            if way.life.lasts() {
+                let (reply, answered) = oneshot::channel();
+                spawn(way.carry(to, lane, call, reply));
+                if let Ok(answer) = answered.await {
+                    return answer;
+                }
+            }
+            std::future::pending().await
+        }
+    }
+
+    fn reachable(&self, node: NodeId) -> bool {
+        !self.network.is_cut(self.me, node) && self.network.seat(node).is_some()
+    }
+}

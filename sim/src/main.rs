@@ -1,0 +1,165 @@
+//! `sim`: replays one seed exactly, or looks for seeds that break an invariant.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use clap::{ArgGroup, Parser, ValueEnum};
+use sim::bugs::{BUGS, Bug};
+use sim::options::Options;
+use sim::sweep::{Sweep, replay};
+use sim::{Report, level_b, run};
+
+/// Exit code when something good did not happen.
+const LIVENESS: u8 = 128;
+/// Exit code when something bad happened.
+const SAFETY: u8 = 129;
+/// Exit code when a level-B run failed or the output is gone.
+const OTHER: u8 = 1;
+
+/// Deterministic simulation of Symbolon.
+///
+/// Exit codes: 0 nothing was broken, 129 a safety invariant was broken, 128 a liveness invariant was, 1 level B failed, 2 usage.
+#[derive(Parser)]
+#[command(name = "sim", group(ArgGroup::new("what").required(true).args(["seed", "minutes", "seeds"])))]
+struct Arguments {
+    /// Replays one run exactly.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Looks for failing seeds for so many minutes.
+    #[arg(long)]
+    minutes: Option<u64>,
+    /// Runs so many seeds.
+    #[arg(long)]
+    seeds: Option<u64>,
+    /// The first seed of many; for --minutes one that was not run before, unless it is given.
+    #[arg(long, requires = "what")]
+    from: Option<u64>,
+    /// Plants a bug: the simulator must find it.
+    #[arg(long, value_parser = bug)]
+    bug: Option<Bug>,
+    /// Prints every event of the run.
+    #[arg(long, requires = "seed")]
+    trace: bool,
+    /// a: floor 0 alone; b: the node core with Raft (one seed).
+    #[arg(long, value_enum, default_value = "a")]
+    level: Level,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Level {
+    A,
+    B,
+}
+
+fn bug(name: &str) -> Result<Bug, String> {
+    Bug::named(name).ok_or_else(|| {
+        let names: Vec<&str> = BUGS.iter().map(|bug| bug.name()).collect();
+        format!("bugs that can be planted: {}", names.join(", "))
+    })
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let mut out = io::stdout().lock();
+    let done = match (arguments.level, arguments.seed) {
+        (Level::B, Some(seed)) => replay_b(&mut out, seed),
+        (Level::B, None) => writeln!(io::stderr(), "level b runs one seed: --seed N").map(|()| 2),
+        (Level::A, Some(seed)) => replay_a(&mut out, seed, &arguments),
+        (Level::A, None) => search(&mut out, &arguments),
+    };
+    // A reader that went away is no reason for noise.
+    ExitCode::from(done.unwrap_or(OTHER))
+}
+
+fn replay_b(out: &mut impl Write, seed: u64) -> io::Result<u8> {
+    match level_b::run(seed) {
+        Ok(hash) => writeln!(out, "{hash}").map(|()| 0),
+        Err(why) => writeln!(io::stderr(), "{why}").map(|()| OTHER),
+    }
+}
+
+fn code(report: &Report) -> u8 {
+    match &report.violation {
+        None => 0,
+        Some(violation) if violation.liveness => LIVENESS,
+        Some(_) => SAFETY,
+    }
+}
+
+fn replay_a(out: &mut impl Write, seed: u64, arguments: &Arguments) -> io::Result<u8> {
+    writeln!(out, "{}", Options::draw(seed))?;
+    let report = run(seed, arguments.bug, arguments.trace);
+    for line in &report.lines {
+        writeln!(out, "{line}")?;
+    }
+    let count = &report.count;
+    writeln!(
+        out,
+        "{} events, {} virtual ms, {} key versions, {} signatures, {} faults",
+        report.steps,
+        report.virtual_ms,
+        count.keys,
+        count.signatures,
+        count.all_faults()
+    )?;
+    match &report.violation {
+        None => writeln!(out, "result: ok")?,
+        Some(violation) => writeln!(out, "result: seed {seed} broke {violation}")?,
+    }
+    writeln!(out, "trace: {}", report.hash)?;
+    Ok(code(&report))
+}
+
+fn search(out: &mut impl Write, arguments: &Arguments) -> io::Result<u8> {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let unheard_of = if arguments.seeds.is_some() { 1 } else { since.saturating_mul(100_000) };
+    let first = arguments.from.unwrap_or(unheard_of);
+    let end = arguments.seeds.map(|seeds| first.saturating_add(seeds));
+    let time = arguments.minutes.map(|minutes| Duration::from_secs(minutes.saturating_mul(60)));
+    writeln!(out, "from seed {first}")?;
+    let begun = Instant::now();
+    let next = AtomicU64::new(first);
+    let over = AtomicBool::new(false);
+    let more = |seed: u64| end.is_none_or(|end| seed < end) && time.is_none_or(|time| begun.elapsed() < time);
+    let mut sweep = Sweep::default();
+    let (send, reports) = mpsc::channel();
+    let told = thread::scope(|scope| {
+        // Each run is on one thread; runs know nothing of each other.
+        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
+            let (send, next, over, more) = (send.clone(), &next, &over, &more);
+            scope.spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if !more(seed) || send.send(run(seed, arguments.bug, false)).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(send);
+        for report in &reports {
+            sweep.add(&report);
+            if let Some(violation) = &report.violation {
+                let seed = report.options.seed;
+                let command = replay(seed, arguments.bug);
+                if let Err(gone) = writeln!(out, "seed {seed} FAILED: {violation}\n  replay: {command}") {
+                    over.store(true, Ordering::Relaxed);
+                    return Err(gone);
+                }
+            }
+        }
+        Ok(())
+    });
+    told?;
+    let seconds = begun.elapsed().as_secs();
+    writeln!(out, "{sweep}; {seconds} s on the clock")?;
+    Ok(match (sweep.failures.is_empty(), sweep.unsafe_seed) {
+        (true, _) => 0,
+        (false, true) => SAFETY,
+        (false, false) => LIVENESS,
+    })
+}

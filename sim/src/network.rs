@@ -1,0 +1,83 @@
+//! The network between nodes: it loses, doubles, delays and thereby reorders; who sent a message is known to the receiver.
+
+use std::collections::BTreeMap;
+
+use symbolon_protocol::id::NodeId;
+
+use crate::count::{Counters, fault};
+use crate::draw::Draw;
+use crate::options::Options;
+
+/// The network.
+pub(crate) struct Network {
+    draw: Draw,
+    calm: bool,
+    /// Nodes that are cut off from all others, until when.
+    cut: BTreeMap<NodeId, u64>,
+}
+
+impl Network {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self { draw: Draw::new(seed, "network"), calm: false, cut: BTreeMap::new() }
+    }
+
+    /// From now on everything arrives, soon.
+    pub(crate) fn heal(&mut self) {
+        self.calm = true;
+        self.cut.clear();
+    }
+
+    /// Cuts a node off until a time.
+    pub(crate) fn cut(&mut self, node: NodeId, until_ms: u64) {
+        self.cut.insert(node, until_ms);
+    }
+
+    /// Until when a node is cut off; none when it is not.
+    pub(crate) fn cut_until(&self, node: NodeId, now_ms: u64) -> Option<u64> {
+        self.cut.get(&node).copied().filter(|until| *until > now_ms)
+    }
+
+    /// When a message arrives: never, once or twice.
+    pub(crate) fn route(
+        &mut self,
+        options: &Options,
+        count: &mut Counters,
+        now_ms: u64,
+        (from, to): (NodeId, NodeId),
+    ) -> Vec<u64> {
+        if self.calm {
+            return vec![now_ms + self.draw.between(1, 4)];
+        }
+        let is_cut = |node| self.cut.get(&node).is_some_and(|until| *until > now_ms);
+        if is_cut(from) || is_cut(to) {
+            return Vec::new();
+        }
+        self.arrivals(options, count, now_ms)
+    }
+
+    /// The same for the way between clients and nodes, which is not cut.
+    pub(crate) fn arrivals(&mut self, options: &Options, count: &mut Counters, now_ms: u64) -> Vec<u64> {
+        if self.calm {
+            return vec![now_ms + self.draw.between(1, 4)];
+        }
+        if self.draw.chance(options.drop) {
+            count.fault(fault::DROP);
+            return Vec::new();
+        }
+        let mut arrivals = vec![self.arrival(options, count, now_ms)];
+        if self.draw.chance(options.duplicate) {
+            count.fault(fault::DUPLICATE);
+            arrivals.push(self.arrival(options, count, now_ms));
+        }
+        arrivals
+    }
+
+    fn arrival(&mut self, options: &Options, count: &mut Counters, now_ms: u64) -> u64 {
+        let ordinary = self.draw.between(1, options.delay_ms);
+        if self.draw.chance(options.spike) {
+            count.fault(fault::SPIKE);
+            return now_ms + ordinary + self.draw.between(200, 4_000);
+        }
+        now_ms + ordinary
+    }
+}

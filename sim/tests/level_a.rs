@@ -1,0 +1,112 @@
+//! Level A: one seed is one run, honest code is clean, and every planted bug is found.
+
+use sim::bugs::Bug;
+use sim::count::{fault, situation};
+use sim::run;
+use sim::sweep::{Sweep, first_failure, replay};
+
+/// Seeds that are run at every change.
+const CLEAN: u64 = 60;
+
+fn assert_clean(sweep: &Sweep) {
+    let told: Vec<String> = sweep
+        .failures
+        .iter()
+        .map(|(seed, what)| format!("seed {seed}: {what}\n  replay: {}", replay(*seed, None)))
+        .collect();
+    assert!(told.is_empty(), "{}", told.join("\n"));
+}
+
+#[test]
+fn one_seed_is_one_run() {
+    let mut hashes = Vec::new();
+    for seed in [1, 2, 3, 4] {
+        let (one, other) = (run(seed, None, true), run(seed, None, true));
+        let differs = one.lines.iter().zip(&other.lines).find(|(a, b)| a != b);
+        assert_eq!(differs, None, "seed {seed}");
+        assert_eq!((one.hash.clone(), one.steps), (other.hash, other.steps), "seed {seed}");
+        assert!(!hashes.contains(&one.hash), "seed {seed} does what another one did");
+        hashes.push(one.hash);
+    }
+}
+
+#[test]
+fn honest_code_is_clean_and_the_faults_are_real() {
+    let sweep = Sweep::over(1..=CLEAN, None);
+    assert_clean(&sweep);
+    for class in fault::ALL {
+        assert!(sweep.count.faults_of(class) > 0, "no seed met a fault of the class `{class}`\n{sweep}");
+    }
+    let met = [
+        situation::BEFORE_SYNC,
+        situation::AFTER_SYNC,
+        situation::RESTARTED,
+        situation::FAILED,
+        situation::SECOND_ATTEMPT,
+        situation::ROTATED,
+        situation::ERASED,
+    ];
+    for what in met {
+        assert!(sweep.count.times(what) > 0, "no seed met the situation `{what}`\n{sweep}");
+    }
+    assert!(sweep.count.keys >= CLEAN && sweep.count.signatures >= CLEAN, "{sweep}");
+}
+
+#[test]
+fn seeds_that_once_failed_are_clean() {
+    let lines = include_str!("corpus.txt").lines();
+    let seeds = lines.map(|line| line.split('#').next().unwrap_or_default().trim()).filter(|seed| !seed.is_empty());
+    let parsed: Result<Vec<u64>, _> = seeds.map(str::parse).collect();
+    assert!(parsed.is_ok(), "tests/corpus.txt: {parsed:?}");
+    assert_clean(&Sweep::over(parsed.unwrap_or_default(), None));
+}
+
+/// A planted bug must be found within so many seeds, by an invariant that can find it.
+fn assert_found(bug: Bug, within: u64) {
+    let found = first_failure(1..=within, Some(bug));
+    let found = found.and_then(|report| Some((report.options.seed, report.violation?)));
+    assert!(found.is_some(), "`{bug}` was not found within {within} seeds");
+    let Some((seed, violation)) = found else { return };
+    let expected = bug.found_by().contains(&violation.invariant);
+    assert!(expected, "`{bug}` led to something else: {violation}\n  replay: {}", replay(seed, Some(bug)));
+}
+
+#[test]
+fn ready_before_it_is_durable_is_found() {
+    assert_found(Bug::SendBeforePersist, 150);
+}
+
+#[test]
+fn nonces_that_come_twice_are_found() {
+    assert_found(Bug::ReuseNonce, 20);
+}
+
+#[test]
+fn a_clock_of_its_own_in_apply_is_found() {
+    assert_found(Bug::OwnClock, 5);
+}
+
+#[test]
+fn a_position_before_its_tables_is_found() {
+    assert_found(Bug::PositionFirst, 60);
+}
+
+#[test]
+fn a_second_beginning_of_an_attempt_is_found() {
+    assert_found(Bug::BeginAgain, 100);
+}
+
+#[test]
+fn decisions_by_an_old_state_are_found() {
+    assert_found(Bug::StalePermit, 150);
+}
+
+#[test]
+fn a_share_in_the_log_is_found() {
+    assert_found(Bug::ShareInLog, 10);
+}
+
+#[test]
+fn a_share_before_its_usage_record_is_found() {
+    assert_found(Bug::ShareBeforeUsage, 20);
+}
