@@ -18,7 +18,8 @@ use tokio_rustls::TlsAcceptor;
 use zeroize::Zeroizing;
 
 use crate::config::{Config, LogFormat, SealMethod};
-use crate::core::start::open_store;
+use crate::core::boots::PeerBoots;
+use crate::core::start::{last_boot, open_store};
 use crate::core::types::{EntryBytes, Lane, LeaderId, OutcomeBytes, Surroundings, Timing, Vault};
 use crate::core::{Core, Parts, lock};
 use crate::harden::harden_process;
@@ -210,16 +211,17 @@ async fn open_core(loaded: &Loaded) -> Result<(RocksStore, FileVault, BootId), S
     })?;
     let mut random = [0; 16];
     OsRng.fill_bytes(&mut random);
-    let boot = open_store(&store, loaded.genesis.cluster_id(), loaded.me, random).await?;
-    // The slot file remembers the boot that was counted last: a store that counts lower has lost what it had written.
-    if slots.sequence() >= boot.counter {
+    // The slot file remembers the boot that was counted last: a store that counts lower has lost what it had written. Asked
+    // before anything is counted, so that starting again and again does not wear the difference out.
+    let counted = last_boot(&store)?;
+    if slots.sequence() > counted {
         return Err(format!(
-            "the store is older than the key slots (boot {} after {}): it was restored or lost its tail. This node is \
-             quarantined; replace it by a node with a new identity",
-            boot.counter,
+            "the store is older than the key slots (boot {counted} after {}): it was restored or lost its tail. This node is \
+             quarantined: it must not sign or vote again with this identity",
             slots.sequence()
         ));
     }
+    let boot = open_store(&store, loaded.genesis.cluster_id(), loaded.me, random).await?;
     slots.set_sequence(boot.counter).map_err(|e| e.to_string())?;
     Ok((store, FileVault { slots: Mutex::new(slots) }, boot))
 }
@@ -241,7 +243,8 @@ async fn serve(loaded: Loaded, closing: &mut Option<Closing>) -> Result<(), Stri
     let members: Vec<_> = genesis.members.values().map(|member| member.key).collect();
     let peer_tls = tls::peer_server_config(&identity, tls::only(members)).map_err(|e| e.to_string())?;
     let client_tls = tls::client_server_config(&identity).map_err(|e| e.to_string())?;
-    let transport = Links::dial(me, &identity, &genesis, boot).map_err(|e| e.to_string())?;
+    let transport =
+        Links::dial(me, &identity, &genesis, boot, &PeerBoots::new(store.clone())).map_err(|e| e.to_string())?;
     let parts = Parts {
         me,
         identity,
@@ -300,9 +303,9 @@ fn health_of(core: Daemon) -> impl Fn() -> Result<String, String> + Send + 'stat
             "node {} applied {} leader {}",
             core.me(),
             core.applied_index().map_or_else(|| "nothing".to_owned(), |index| index.to_string()),
-            core.leader().map_or_else(|| "unknown".to_owned(), |leader| leader.to_string())
+            core.believable_leader().map_or_else(|| "unknown".to_owned(), |leader| leader.to_string())
         );
-        if core.leader().is_some() && core.applied_index().is_some() { Ok(text) } else { Err(text) }
+        if core.believable_leader().is_some() && core.applied_index().is_some() { Ok(text) } else { Err(text) }
     }
 }
 

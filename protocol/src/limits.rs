@@ -22,8 +22,6 @@ pub const REASON_BYTES: usize = 512;
 pub const TAGS: usize = 16;
 /// Name or value of a tag or of a context pair, bytes.
 pub const TAG_BYTES: usize = 64;
-/// Pairs in the context of a request.
-pub const CONTEXT_PAIRS: usize = 16;
 /// Grants of one client.
 pub const GRANTS: usize = 32;
 /// Members of a roster.

@@ -5,11 +5,10 @@ use crate::error::Refusal;
 use crate::generate::SignedMessage;
 use crate::genesis::{NewStore, StartCertificate};
 use crate::history::Head;
-use crate::id::{BootId, RequestId};
+use crate::id::BootId;
 use crate::identity::Signature;
 use crate::outcome::Outcome;
 use crate::sign::{Commitments, Round1, Round2, Shares};
-use crate::state::view::ExplainView;
 use crate::wire::Bytes;
 
 /// A call on the Raft stream. The inner bytes are Raft's own structures in their storage encoding; they are never signed.
@@ -96,8 +95,6 @@ pub enum WorkCall {
         /// By the caller.
         signature: Signature,
     },
-    /// What did you do for a request?
-    Explain(RequestId),
 }
 crate::wire_enum!(WorkCall {
     1 => Status,
@@ -110,7 +107,6 @@ crate::wire_enum!(WorkCall {
     8 => SignRound1(round),
     9 => SignRound2(round),
     10 => Checkpoint { head, signature },
-    11 => Explain(request),
 });
 
 /// How a node is.
@@ -153,8 +149,6 @@ pub enum WorkAnswer {
     Commitments(Commitments),
     /// Shares.
     Shares(Shares),
-    /// Records.
-    Explain(Vec<ExplainView>),
     /// The answering node's own signature over the same checkpoint; none when it has another one or is not there yet.
     Checkpoint(Option<Signature>),
 }
@@ -168,6 +162,5 @@ crate::wire_enum!(WorkAnswer {
     7 => ReadIndex(index),
     8 => Commitments(commitments),
     9 => Shares(shares),
-    10 => Explain(records),
-    11 => Checkpoint(signature),
+    10 => Checkpoint(signature),
 });

@@ -473,7 +473,7 @@ impl VerifiedRequest {
     /// Checks that the messages are the ones that the body names.
     ///
     /// # Errors
-    /// `invalid_argument` or `too_large`.
+    /// `bad_signature` or `too_large`.
     pub fn check_messages(&self, messages: &[Bytes]) -> Result<(), Refusal> {
         let total: usize = messages.iter().map(|m| m.0.len()).sum();
         if total > limits::MESSAGES_BYTES || messages.iter().any(|m| m.0.len() > limits::MESSAGE_BYTES) {
@@ -610,6 +610,9 @@ fn check_action(action: &Action) -> Result<(), Refusal> {
         }
         Action::DestroyKey { wait_ms, .. } if *wait_ms > limits::DESTROY_WAIT_MS => {
             invalid("a destruction waits at most 365 days".to_owned())
+        }
+        Action::AddClient { grant: Grant { role: Role::Admin, keys }, .. } if keys != "*" => {
+            invalid(format!("an administrator has every right: the role `admin` is given on `*`, not on `{keys}`"))
         }
         Action::AddClient { grant, .. } => grant.check(),
         Action::ListKeys { limit, after, tags } => {

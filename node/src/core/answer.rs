@@ -10,16 +10,16 @@ use symbolon_protocol::id::{BootId, NodeId};
 use symbolon_protocol::identity::{Domain, Signature};
 use symbolon_protocol::limits;
 use symbolon_protocol::peer::{PeerStatus, RaftAnswer, RaftCall, WorkAnswer, WorkCall};
-use symbolon_protocol::schema::private as schema;
 use symbolon_protocol::wire::{Bytes, decode, encode};
 
+use super::boots::{BootRefused, PeerBoots};
 use super::checkpoint::{Checkpoint, Checkpoints, Shelf};
 use super::door::{Barred, DoorState};
 use super::raft_log::{pack, unpack};
 use super::raft_state::SnapshotHandle;
 use super::types::{Lane, NodeTypes, RaftVote, Surroundings, Transport};
 use super::{Core, lock};
-use crate::store::{Batch, Column, Store};
+use crate::store::Store;
 
 /// A checkpoint that is coming in.
 pub(crate) struct Incoming {
@@ -36,33 +36,16 @@ fn refusal(code: ErrorCode, message: impl Into<String>) -> Refusal {
 }
 
 impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
-    /// A peer says which boot it is; a lower one than was seen before, or an equal one with other bytes, is a store that went
-    /// back in time or a second process.
+    /// A peer opened a stream and says which boot it is.
     ///
     /// # Errors
-    /// `quarantined`.
+    /// `quarantined` when its store went back in time.
     pub async fn greeted(&self, from: NodeId, boot: BootId) -> Result<(), Refusal> {
-        let key = schema::peer_boot(from);
-        let seen = self.0.store.get(Column::Private, &key).map_err(|e| self.fail(&e))?;
-        let seen: Option<BootId> = seen.map(|bytes| decode(&bytes)).transpose()?;
-        if let Some(seen) = seen {
-            if boot == seen {
-                return Ok(());
-            }
-            if boot.counter <= seen.counter {
-                tracing::error!(
-                    peer = %from, counter = boot.counter, seen = seen.counter,
-                    "a peer came back with an older store, or runs twice: it is quarantined"
-                );
-                let message =
-                    format!("boot {} of node {from} is older than {}, which was seen", boot.counter, seen.counter);
-                return Err(refusal(ErrorCode::Quarantined, message));
-            }
+        match PeerBoots::new(self.0.store.clone()).meet(from, boot).await {
+            Ok(()) => Ok(()),
+            Err(BootRefused::Refused(refusal)) => Err(refusal),
+            Err(BootRefused::Fault(fault)) => Err(self.fail(&fault)),
         }
-        let mut batch = Batch::default();
-        batch.put(Column::Private, key, encode(&boot));
-        self.0.store.write(batch).map_err(|e| self.fail(&e))?;
-        self.0.store.sync().await.map_err(|e| self.fail(&e))
     }
 
     /// Answers a call of a peer; `from` is who the channel says.
@@ -98,10 +81,6 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
             WorkCall::SignRound2(round2) => Ok(WorkAnswer::Shares(self.sign_round2(from, round2).await?)),
             WorkCall::Checkpoint { head, signature } => {
                 Ok(WorkAnswer::Checkpoint(self.take_checkpoint_signature(from, &head, signature)?))
-            }
-            WorkCall::Explain(request) => {
-                let records = self.0.usage.explain(&request).map_err(|e| self.fail(&e))?;
-                Ok(WorkAnswer::Explain(self.explain_views(records)?))
             }
         }
     }

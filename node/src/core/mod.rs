@@ -5,12 +5,13 @@
 //!
 //! - [`raft_log`], [`raft_state`], [`checkpoint`], [`raft_net`], [`door`]: Raft and what is checked before it.
 //! - [`propose`]: getting entries ordered, and reading what is certainly current.
-//! - [`answer`]: what this node answers its peers; [`start`]: the start rule.
+//! - [`answer`]: what this node answers its peers; [`start`]: the start rule; [`boots`]: who came back from the past.
 //! - [`reconcile`]: making this node's own part of the replicated state true; [`ceremony`]: one attempt of a generation.
 //! - [`signing`], [`usage`]: how a signature comes about, and the log of it.
 //! - [`request`]: what clients are answered.
 
 pub mod answer;
+pub mod boots;
 pub mod ceremony;
 pub mod checkpoint;
 pub mod door;

@@ -36,6 +36,14 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         leader.and_then(|id| u16::try_from(id).ok()).and_then(NodeId::new)
     }
 
+    /// The leader, as long as it can be one: it is reachable, and so is a majority of the voters.
+    #[must_use]
+    pub fn believable_leader(&self) -> Option<NodeId> {
+        let voters = self.0.genesis.voters();
+        let reachable = voters.iter().filter(|node| self.is_reachable(**node)).count();
+        self.leader().filter(|leader| reachable > voters.len() / 2 && self.is_reachable(*leader))
+    }
+
     /// Whether this node leads.
     #[must_use]
     pub fn leads(&self) -> bool {

@@ -18,7 +18,7 @@ use symbolon_protocol::outcome::Outcome;
 use symbolon_protocol::peer::{WorkAnswer, WorkCall};
 use symbolon_protocol::schema::{private, replicated};
 use symbolon_protocol::state::records::{self, KeyRecord, VersionRecord};
-use symbolon_protocol::state::{due_destructions, owes_witness, running_operations};
+use symbolon_protocol::state::{next_destruction, owed_erasures, owes_witness, running_operations};
 use symbolon_protocol::table::{StoreFault, Tables, read};
 use symbolon_protocol::wire::{decode, encode};
 
@@ -177,13 +177,8 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         let tables = self.tables();
         let cluster = records::cluster(&tables).map_err(|e| self.fail(&e))?;
         let now = cluster.time_ms.min(self.now_ms());
-        for (key, version) in due_destructions(&tables, now, BATCH).map_err(|e| self.fail(&e))? {
-            let record =
-                read::<VersionRecord>(&tables, &replicated::version(&key, version)).map_err(|e| self.fail(&e))?;
-            let Some(record) = record.filter(|r| r.roster.contains(&self.0.me)) else { continue };
-            if record.destruction.as_ref().is_some_and(|d| d.erased.contains(&self.0.me)) {
-                continue;
-            }
+        for (key, record) in owed_erasures(&tables, self.0.me, now, BATCH).map_err(|e| self.fail(&e))? {
+            let version = record.number;
             if let Some(certificate) = &record.certificate {
                 self.erase_share(&key, version, certificate.core.epoch).await?;
             }
@@ -227,10 +222,10 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
                 let _ = self.order(&Payload::Expire { operation, epoch }).await;
             }
         }
-        // The clock must also go on when something waits for a date.
-        let waits = !tables.scan(replicated::DESTRUCTIONS, b"", 1).map_err(|e| self.fail(&e))?.is_empty();
-        let age = if waits { 1_000 } else { limits::TICK_MS };
-        if cluster.started && now.saturating_sub(cluster.time_ms) >= age {
+        // The clock also goes on when something that waits for a date is due.
+        let next = next_destruction(&tables, cluster.time_ms).map_err(|e| self.fail(&e))?;
+        let old = now.saturating_sub(cluster.time_ms) >= limits::TICK_MS;
+        if cluster.started && (old || next.is_some_and(|at| at <= now)) {
             let _ = self.order(&Payload::Tick).await;
         }
         self.add_learners().await;

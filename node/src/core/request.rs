@@ -10,7 +10,6 @@ use symbolon_protocol::fresh;
 use symbolon_protocol::id::{KeyId, KeyVersion, NodeId};
 use symbolon_protocol::lifecycle::KeyState;
 use symbolon_protocol::outcome::Outcome;
-use symbolon_protocol::peer::{WorkAnswer, WorkCall};
 use symbolon_protocol::request::{Action, Path, RequestBody, SignedRequest, VerifiedRequest};
 use symbolon_protocol::state::records::{self, ClientRecord};
 use symbolon_protocol::state::view::{self, ExplainView, KeyStatus, KeyView, NodeView, StatusView};
@@ -18,12 +17,13 @@ use symbolon_protocol::state::{decide_right, may_read_usage, unknown_client};
 use symbolon_protocol::usage::UsageRecord;
 use symbolon_protocol::wire::decode;
 
+use super::boots::PeerBoots;
 use super::types::{NodeTypes, Surroundings, Transport};
 use super::{Core, lock};
 use crate::store::Store;
 
 /// How long an ordered request may take to be ordered.
-const ORDER: Duration = Duration::from_secs(8);
+const ORDER: Duration = Duration::from_secs(4);
 /// How long a generation may take, all attempts together, before the client is told that it still runs.
 const GENERATION: Duration = Duration::from_secs(50);
 /// How long a read waits for a state that is certainly current.
@@ -76,8 +76,11 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
     /// # Errors
     /// The refusal of this node or, in the outcome, of the cluster.
     pub async fn order_request(&self, request: SignedRequest) -> Result<Ordered, Refusal> {
-        let (verified, _) = self.admit(&request, Path::Ordered).await?;
-        self.check_roster_reachable(&verified.body().action)?;
+        let (verified, client) = self.admit(&request, Path::Ordered).await?;
+        if self.check_right(&client, verified.body()).is_ok() {
+            // Who may not do it is told so by the cluster, not what else is wrong.
+            self.check_roster_reachable(&verified.body().action)?;
+        }
         let payload = Payload::Request(request);
         let (index, outcome) = self.propose(&payload, ORDER).await?;
         match outcome {
@@ -209,7 +212,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         Ok((self.applied_index().unwrap_or(0), clients, next))
     }
 
-    /// What this node and, asked by it, every other one did for a request. Auditors see everybody's, others their own.
+    /// What this node did for a request. Auditors see everybody's requests, others their own.
     ///
     /// # Errors
     /// What the door says.
@@ -218,15 +221,6 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         let Action::Explain { request: asked } = &verified.body().action else { return Err(wrong_call()) };
         let own = self.0.usage.explain(asked).map_err(|e| self.fail(&e))?;
         let mut views = self.explain_views(own)?;
-        let calls = self
-            .others()
-            .into_iter()
-            .map(|node| async move { self.call_work(node, &WorkCall::Explain(*asked), self.0.timing.call).await });
-        for answer in futures::future::join_all(calls).await {
-            if let Ok(WorkAnswer::Explain(more)) = answer {
-                views.extend(more);
-            }
-        }
         if !may_read_usage(&client) {
             views.retain(|view| view.client == client.name.as_str());
         }
@@ -242,7 +236,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
             let client = records::client_of(&self.tables(), &body.client).map_err(|e| self.fail(&e))?;
             let reason = match record.refused {
                 Some(code) => format!("{code}: {}", record.reason),
-                None => "granted by its own state; a signature share left".to_owned(),
+                None => "granted by its own state; a signature share was made".to_owned(),
             };
             views.push(ExplainView {
                 node: self.0.me,
@@ -270,6 +264,11 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         let page = view::key_page(&self.tables(), &client, "", 200, &std::collections::BTreeMap::new(), now);
         let (keys, _) = page.map_err(|e| self.fail(&e))?;
         let mut warnings = vec![fresh::ASSUMED_WARNING.to_owned()];
+        let boots = PeerBoots::new(self.0.store.clone());
+        for node in boots.quarantined(&self.others()).map_err(|e| self.fail(&e))? {
+            warnings
+                .push(format!("{} is quarantined: its store went back in time, or it runs twice", self.name_of(node)));
+        }
         if !cluster.started {
             warnings.push("the cluster has not started: every voter of genesis must be up once".to_owned());
         }
@@ -277,7 +276,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
             cluster: cluster.cluster,
             name: cluster.name,
             asked: self.0.me,
-            leader: self.leader(),
+            leader: self.believable_leader(),
             state_version: cluster.state_version,
             membership: cluster.membership,
             time_ms: cluster.time_ms,
@@ -316,9 +315,19 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
             state: version.state,
             threshold: version.threshold,
             holders: version.roster.clone(),
-            usable: version.roster.iter().copied().filter(|node| self.is_reachable(*node)).collect(),
+            usable: version
+                .roster
+                .iter()
+                .copied()
+                .filter(|node| has_shares(version.state) && self.is_reachable(*node))
+                .collect(),
         })
     }
+}
+
+/// Whether holders have shares of a version in this state.
+const fn has_shares(state: KeyState) -> bool {
+    !matches!(state, KeyState::Pending | KeyState::Destroying | KeyState::Destroyed | KeyState::Failed)
 }
 
 fn wrong_call() -> Refusal {

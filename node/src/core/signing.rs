@@ -191,6 +191,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
             Some(checked) => checked,
             None => Arc::new(pending.check(share, &key.members, &round2)?),
         };
+        self.0.usage.check_replay(&verified.body().request_id, signers.request())?;
         // From here on the nonces are gone, whatever happens.
         let taken = lock(&self.0.holder).take(&context, &signers).map_err(alarm)?;
         let core = &key.core;
@@ -199,7 +200,11 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         let shares = taken.sign(share, &self.0.identity)?;
         lock(&self.0.holder).keep(coordinator, &shares);
         // The state may have changed while the record was written: asked once more, right before the share leaves.
-        self.permit(&verified)?;
+        if let Err(refusal) = self.permit(&verified) {
+            self.log_usage(coordinator, signers.request(), &verified, Some(&refusal), None)?;
+            return Err(refusal);
+        }
+        tracing::info!(request = %verified.body().request_id, key = %core.name, %coordinator, "a signature share leaves");
         Ok(shares)
     }
 
@@ -234,6 +239,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
             let plan = self.plan(&key, verified.digest(), round1, excluded.clone());
             match self.run_attempt(plan, &verified).await {
                 Ok((signatures, holders)) => {
+                    tracing::info!(request = %verified.body().request_id, key = %core.name, ?holders, "signed");
                     let attempts = u32::try_from(attempts).unwrap_or(u32::MAX);
                     return Ok(Signed { signatures, core: CertificateCore::clone(&core), holders, attempts });
                 }

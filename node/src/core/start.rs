@@ -69,6 +69,17 @@ pub async fn open_store<S: Store>(
     Ok(boot)
 }
 
+/// Counter of the last boot of a store; 0 for a new one.
+///
+/// # Errors
+/// What the operator should know: the store cannot be read, or its boot record is damaged.
+pub fn last_boot<S: Store>(store: &S) -> Result<u64, String> {
+    match store.get(Column::Private, &schema::boot()).map_err(|e| e.to_string())? {
+        Some(bytes) => Ok(decode::<BootId>(&bytes).map_err(|e| e.to_string())?.counter),
+        None => Ok(0),
+    }
+}
+
 fn check_format(bytes: &[u8], cluster: symbolon_protocol::id::ClusterId, node: NodeId) -> Result<(), String> {
     let record: FormatRecord = decode(bytes).map_err(|e| format!("the store's first record is damaged: {e}"))?;
     if record.format > STORE_FORMAT {

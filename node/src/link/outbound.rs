@@ -17,7 +17,9 @@ use tonic::Streaming;
 use tonic::transport::Channel;
 
 use super::{CALLS_OPEN, FRAME_BYTES, ITEMS_PER_FRAME, check_hello, hello};
+use crate::core::boots::PeerBoots;
 use crate::core::types::{Lane, LinkError, Transport};
+use crate::store::Store;
 
 type Answer = oneshot::Sender<Result<Vec<u8>, LinkError>>;
 
@@ -38,7 +40,8 @@ pub struct Links {
 }
 
 /// What every dialling task needs.
-struct Dialler {
+struct Dialler<S> {
+    boots: PeerBoots<S>,
     cluster: ClusterId,
     boot: BootId,
     peer: NodeId,
@@ -52,7 +55,13 @@ impl Links {
     ///
     /// # Errors
     /// When the identity makes no TLS configuration.
-    pub fn dial(me: NodeId, identity: &Identity, genesis: &Genesis, boot: BootId) -> Result<Self, tls::TlsError> {
+    pub fn dial<S: Store>(
+        me: NodeId,
+        identity: &Identity,
+        genesis: &Genesis,
+        boot: BootId,
+        boots: &PeerBoots<S>,
+    ) -> Result<Self, tls::TlsError> {
         let cluster = genesis.cluster_id();
         let mut wires = BTreeMap::new();
         for (peer, member) in genesis.members.iter().filter(|(id, _)| **id != me) {
@@ -61,7 +70,8 @@ impl Links {
                 let channel = serve::channel(member.peer_address.clone(), Arc::clone(&config), Duration::from_secs(2));
                 let up = Arc::new(AtomicBool::new(false));
                 let (calls, queue) = mpsc::channel(CALLS_OPEN);
-                let dialler = Dialler { cluster, boot, peer: *peer, lane, channel, up: Arc::clone(&up) };
+                let dialler =
+                    Dialler { boots: boots.clone(), cluster, boot, peer: *peer, lane, channel, up: Arc::clone(&up) };
                 tokio::spawn(dialler.run(queue));
                 wires.insert((*peer, lane), Wire { calls, up });
             }
@@ -96,7 +106,7 @@ impl Transport for Links {
     }
 }
 
-impl Dialler {
+impl<S: Store> Dialler<S> {
     /// Opens the stream again and again until the node stops.
     async fn run(self, mut queue: mpsc::Receiver<Call>) {
         let mut pause = Duration::from_millis(20);
@@ -142,7 +152,9 @@ impl Dialler {
         let mut answers = response.map_err(|status| describe(&status))?.into_inner();
         let first = answers.message().await.map_err(|status| describe(&status))?;
         let theirs = first.and_then(|frame| frame.hello).ok_or("the peer did not say hello")?;
-        check_hello(&self.cluster, &theirs).map_err(|refusal| refusal.to_string())?;
+        let boot = check_hello(&self.cluster, &theirs).map_err(|refusal| refusal.to_string())?;
+        // Dialled or dialling: a peer that went back in time gets nothing of this node.
+        self.boots.meet(self.peer, boot).await.map_err(|refused| format!("{refused:?}"))?;
         Ok((frames, answers))
     }
 }

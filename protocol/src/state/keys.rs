@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::entry::Erasure;
 use crate::error::{ErrorCode, Refusal};
 use crate::genesis::Member;
-use crate::id::{KeyId, KeyVersion, Name};
+use crate::id::{KeyId, KeyVersion, Name, NodeId};
 use crate::identity::Domain;
 use crate::lifecycle::{Event, KeyState, Verdict, decide};
 use crate::outcome::Outcome;
@@ -304,25 +304,50 @@ pub(crate) fn activate<T: Tables>(
     Ok(())
 }
 
-/// Versions whose shares are to be erased now.
+/// Versions whose shares a node has to erase now.
 ///
 /// # Errors
 /// [`StoreFault`] when the store cannot be read.
-pub fn due_destructions(
+pub fn owed_erasures(
     tables: &impl Tables,
+    node: NodeId,
     now_ms: u64,
     limit: usize,
-) -> Result<Vec<(KeyId, KeyVersion)>, StoreFault> {
-    let mut due = Vec::new();
-    for (key, _) in tables.scan(schema::DESTRUCTIONS, b"", limit)? {
-        let damaged = || StoreFault("the list of destructions is damaged".to_owned());
-        let mut reader = crate::wire::Reader::new(key.get(1..).unwrap_or_default());
-        let parsed: ((u64, KeyId), u32) = crate::wire::Wire::take(&mut reader)?;
-        let ((at_ms, id), number) = parsed;
-        if at_ms > now_ms {
-            break;
+) -> Result<Vec<(KeyId, VersionRecord)>, StoreFault> {
+    let mut owed = Vec::new();
+    let mut after = Vec::new();
+    loop {
+        let page = tables.scan(schema::DESTRUCTIONS, &after, 256)?;
+        let Some((last, _)) = page.last() else { return Ok(owed) };
+        after.clone_from(last);
+        for (key, _) in page {
+            let (at_ms, id, number) = destruction_in(&key)?;
+            if at_ms > now_ms || owed.len() >= limit {
+                return Ok(owed);
+            }
+            let version = read::<VersionRecord>(tables, &schema::version(&id, number))?;
+            let erased = |v: &VersionRecord| v.destruction.as_ref().is_some_and(|d| d.erased.contains(&node));
+            if let Some(version) = version.filter(|v| v.roster.contains(&node) && !erased(v)) {
+                owed.push((id, version));
+            }
         }
-        due.push((id, KeyVersion::new(number).ok_or_else(damaged)?));
     }
-    Ok(due)
+}
+
+/// When the next destruction begins that state time has not reached yet.
+///
+/// # Errors
+/// [`StoreFault`] when the store cannot be read.
+pub fn next_destruction(tables: &impl Tables, state_ms: u64) -> Result<Option<u64>, StoreFault> {
+    let after = schema::destruction(state_ms, &KeyId::from_bytes([0xff; 32]), KeyVersion::FIRST);
+    match tables.scan(schema::DESTRUCTIONS, &after, 1)?.first() {
+        Some((key, _)) => Ok(Some(destruction_in(key)?.0)),
+        None => Ok(None),
+    }
+}
+
+fn destruction_in(key: &[u8]) -> Result<(u64, KeyId, KeyVersion), StoreFault> {
+    let mut reader = crate::wire::Reader::new(key.get(1..).unwrap_or_default());
+    let (at_ms, (id, number)): (u64, (KeyId, KeyVersion)) = crate::wire::Wire::take(&mut reader)?;
+    Ok((at_ms, id, number))
 }

@@ -24,7 +24,7 @@ use crate::schema::replicated as schema;
 use crate::table::{Overlay, StoreFault, Tables, read};
 use crate::wire::decode;
 
-pub use keys::due_destructions;
+pub use keys::{next_destruction, owed_erasures};
 pub use operations::{owes_witness, running_operations};
 use records::{ClientRecord, ClusterRecord, RequestRecord};
 pub(crate) use rights::{check_right, key_of};

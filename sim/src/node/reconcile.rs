@@ -12,7 +12,7 @@ use symbolon_protocol::limits;
 use symbolon_protocol::outcome::Outcome;
 use symbolon_protocol::schema::{private, replicated};
 use symbolon_protocol::state::records::{self, VersionRecord};
-use symbolon_protocol::state::{self, Applied, due_destructions, owes_witness, running_operations};
+use symbolon_protocol::state::{self, Applied, owed_erasures, owes_witness, running_operations};
 use symbolon_protocol::table::{Overlay, StoreFault, Tables, read};
 use symbolon_protocol::wire::{FORMAT_VERSION, decode, encode};
 
@@ -194,12 +194,10 @@ impl Node {
     fn erase_due(&mut self, env: &mut Env<'_>) -> Result<(), Halt> {
         let cluster = records::cluster(self.tables())?;
         let now_ms = cluster.time_ms.min(env.now_ms);
-        for (key, version) in due_destructions(self.tables(), now_ms, BATCH)? {
-            let record: Option<VersionRecord> = read(self.tables(), &replicated::version(&key, version))?;
-            let Some(record) = record.filter(|record| record.roster.contains(&self.me)) else { continue };
-            let said = record.destruction.as_ref().is_some_and(|d| d.erased.contains(&self.me));
+        for (key, record) in owed_erasures(self.tables(), self.me, now_ms, BATCH)? {
+            let version = record.number;
             let again_ms = self.erased.get(&(key, version)).copied().unwrap_or(0);
-            if said || again_ms > env.now_ms {
+            if again_ms > env.now_ms {
                 continue;
             }
             if let Some(certificate) = &record.certificate {
