@@ -22,7 +22,7 @@ macro_rules! schema {
             pub fn $function($($argument: $type),*) -> Vec<u8> {
                 key($prefix, &[$(&$bytes[..]),*])
             }
-            #[doc = concat!("Prefix of [`", stringify!($function), "`].")]
+            #[doc = concat!("Prefix of [`", stringify!($function), "()`].")]
             pub const $prefix_name: &[u8] = &[$prefix];
         )*
     };

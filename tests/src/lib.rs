@@ -3,6 +3,7 @@
 //! - [`Cluster`] makes a cluster with `symbolond dev init`, starts every node itself, kills, restarts and looks into it.
 //! - [`Cli`] calls `symbolon` as a person or a script would; [`Output`] is what came of it.
 //! - [`Raw`] speaks to a node without the client library, for what no honest client would send.
+//! - [`hostile`] has members that break the rules: a node that lies to clients, one that attacks its peers.
 //!
 //! Tests wait for conditions and never for time alone. Only one cluster runs at once on a machine, whichever test binary or
 //! checkout it belongs to: a [`Cluster`] holds a lock for as long as it lives.
@@ -18,6 +19,7 @@
 
 mod cli;
 mod cluster;
+pub mod hostile;
 mod raw;
 
 use std::fs::File;

@@ -86,6 +86,9 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Clone for Core<C, T,
     }
 }
 
+/// By client and key: the generation of the state in which it was looked up, and what was found.
+type Standings = BTreeMap<([u8; 32], Option<KeyId>), (u64, Arc<Standing>)>;
+
 type Heard<C> = BTreeMap<NodeId, (PeerStatus, InstantOf<C>)>;
 
 pub(crate) struct Inner<C: NodeTypes, T, S: Store, E> {
@@ -118,7 +121,7 @@ pub(crate) struct Inner<C: NodeTypes, T, S: Store, E> {
     /// Keys as the signing path needs them; emptied whenever the state changes.
     pub(crate) keys: Mutex<BTreeMap<KeyId, Arc<LoadedKey>>>,
     /// What the state said of clients and keys, each under the generation in which it was looked up.
-    pub(crate) standings: Mutex<BTreeMap<([u8; 32], Option<KeyId>), (u64, Arc<Standing>)>>,
+    pub(crate) standings: Mutex<Standings>,
     /// Generation of the state.
     pub(crate) generation: Arc<AtomicU64>,
     pub(crate) usage: UsageLog<S>,

@@ -151,10 +151,10 @@ impl Oracle {
                 }
             }
             Outcome::AttemptEnded { next: None, .. } => count.situation(situation::FAILED),
-            Outcome::AttemptEnded { key, version, next: Some(_), .. } => {
-                if self.reference.has_new_roster(&key, version)? {
-                    count.situation(situation::SPARE);
-                }
+            Outcome::AttemptEnded { key, version, next: Some(_), .. }
+                if self.reference.has_new_roster(&key, version)? =>
+            {
+                count.situation(situation::SPARE);
             }
             Outcome::Generating { key, version } if self.reference.was_seen(&key, version) => {
                 count.situation(situation::ORDERED_TWICE);
