@@ -1,8 +1,10 @@
 //! Sending one signed request until a node answers well.
 
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt as _;
 use prost::bytes::Bytes;
 use symbolon_protocol::error::{Detail, ErrorCode, Refusal};
 use symbolon_protocol::id::{KeyId, RequestId};
@@ -33,7 +35,7 @@ macro_rules! rpcs {
                 let mut request = Request::new(self.0.clone());
                 // The node stops working for a client that has stopped waiting.
                 request.set_timeout(budget);
-                stub.$method(request).await.map(Response::into_inner)
+                contained(stub.$method(request)).await.map(Response::into_inner)
             }
         }
     )*};
@@ -53,6 +55,14 @@ rpcs! {
     ShowStatus(Call) => status -> StatusReply;
     /// The usage log of the asked node.
     Explain(Call) => explain -> ExplainReply;
+}
+
+/// A node chooses the headers that it answers with, and the library below fails on some. That ends the call, nothing else.
+pub(crate) async fn contained<R>(call: impl Future<Output = Result<R, Status>>) -> Result<R, Status> {
+    AssertUnwindSafe(call).catch_unwind().await.unwrap_or_else(|_| {
+        let message = "the node answered with headers that cannot be read";
+        Err(convert::to_status(&Refusal::new(ErrorCode::BadCertificate, message)))
+    })
 }
 
 /// A request that is ready to be sent.

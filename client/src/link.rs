@@ -13,6 +13,7 @@ use symbolon_rpc::v1::symbolon_client::SymbolonClient;
 use symbolon_rpc::{PROTOCOL_VERSION_NEWEST, PROTOCOL_VERSION_OLDEST, convert, negotiate, serve, tls};
 use tonic::transport::Channel;
 
+use crate::call::contained;
 use crate::error::Error;
 use crate::trust::Trust;
 use crate::{lock, now_ms};
@@ -99,7 +100,8 @@ impl Link {
         }
         let hello = HelloRequest { oldest: PROTOCOL_VERSION_OLDEST, newest: PROTOCOL_VERSION_NEWEST };
         let before = now_ms();
-        let reply = self.stub().hello(hello).await.map_err(|status| convert::from_status(&status))?.into_inner();
+        let reply =
+            contained(self.stub().hello(hello)).await.map_err(|status| convert::from_status(&status))?.into_inner();
         let here = before.midpoint(now_ms());
         if negotiate(reply.oldest, reply.newest).is_none() {
             let theirs =

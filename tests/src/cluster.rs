@@ -58,10 +58,28 @@ impl Cluster {
     /// When that does not work.
     #[must_use]
     pub fn made(count: usize) -> Self {
+        Self::made_with(count, &[])
+    }
+
+    /// Makes a cluster with further arguments of `dev init`, and starts it.
+    ///
+    /// # Panics
+    /// When that does not work.
+    #[must_use]
+    pub fn start_with(count: usize, arguments: &[&str]) -> Self {
+        let mut cluster = Self::made_with(count, arguments);
+        for node in 1..=count {
+            cluster.start_node(node);
+        }
+        cluster.wait_ready();
+        cluster
+    }
+
+    fn made_with(count: usize, arguments: &[&str]) -> Self {
         let turn = take_turn();
         let directory = TempDir::with_prefix("symbolon-e2e-").expect("a temporary directory");
         let root = directory.path().join("cluster");
-        dev_init(count, &root);
+        dev_init(count, arguments, &root);
 
         let environment = read_environment(&root.join("env"));
         let home = directory.path().join("home");
@@ -332,7 +350,7 @@ fn is_reachable(status: &Value, node: usize) -> bool {
 }
 
 /// `symbolond dev init` on ports that nobody uses.
-fn dev_init(count: usize, root: &Path) {
+fn dev_init(count: usize, arguments: &[&str], root: &Path) {
     let mut random = Random::new(now_ms() ^ (u64::from(std::process::id()) << 32));
     let base = eventually("free ports", PATIENCE, || {
         // Below the range from which the kernel takes ports for outgoing connections.
@@ -344,7 +362,7 @@ fn dev_init(count: usize, root: &Path) {
     });
     let mut command = Command::new(binary("symbolond"));
     command.args(["dev", "init", "--nodes", &count.to_string(), "--base-port", &base.to_string(), "--dir"]).arg(root);
-    command.current_dir(workspace());
+    command.args(arguments).current_dir(workspace());
     let output = run(&mut command, b"", INIT);
     assert!(output.code == 0, "dev init failed\n{output}");
 }

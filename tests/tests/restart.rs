@@ -186,3 +186,28 @@ fn deaths_under_load_give_no_wrong_signature() {
     cluster.wait_ready();
     assert_signs(&cli, "release", &public, b"after the load");
 }
+
+/// A node that was away for longer than the log reaches back gets a checkpoint, under heads that the voters signed.
+#[test]
+fn a_node_that_was_down_for_long_catches_up_from_a_checkpoint() {
+    let mut cluster = Cluster::start_with(3, &["--checkpoint-entries", "16"]);
+    let cli = cluster.cli().clone();
+    cli.ok(&["key", "create", "release", "--threshold", "2"]);
+    let public = public_key(&cli, "release", None);
+    cluster.kill(3);
+    for _ in 0..40 {
+        cli.ok(&["key", "suspend", "release"]);
+        cli.ok(&["key", "resume", "release"]);
+    }
+    cluster.start_node(3);
+    cluster.wait_ready();
+    let applied = |at: usize| cluster.cli_at(at).json(&["status"])["applied_index"].as_u64().unwrap();
+    wait_until("node 3 to have everything", PATIENCE, || applied(3) >= applied(1));
+    let log = std::fs::read_to_string(cluster.node_directory(3).join("log")).unwrap();
+    assert!(log.contains("a checkpoint was taken"), "node 3 replayed a log that should have been purged");
+    // With another node dead its own share is needed.
+    cluster.kill(1);
+    let at_three = cluster.cli_at(3);
+    wait_until("node 3 to sign", PATIENCE, || at_three.sign("release", b"x").code == 0);
+    assert_signs(&at_three, "release", &public, b"with a share older than the checkpoint");
+}

@@ -158,8 +158,9 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
                 Err(refusal)
             }
             Err(Barred::Rewrites { index }) => {
-                self.stop(format!("node {from} sends another entry for index {index}, which was applied here"));
-                Err(refusal(ErrorCode::PeerMisbehaved, "history is not rewritten"))
+                // Nothing of it reaches Raft. Stopping would let any one member stop every node.
+                tracing::error!(peer = %from, index, "a peer sends another entry for an index that was applied here");
+                Err(refusal(ErrorCode::PeerMisbehaved, "what was applied is not rewritten"))
             }
         }
     }

@@ -29,7 +29,7 @@ pub(crate) struct DoorState {
     pub(crate) applied: Option<u64>,
 }
 
-/// Refused, or worse: proof that the log is being rewritten, upon which the node stops.
+/// Refused, or worse: somebody tries to rewrite what was applied.
 #[derive(Debug)]
 pub(crate) enum Barred {
     Refused(Refusal),

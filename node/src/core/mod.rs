@@ -304,6 +304,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
                     self.note_applied(index, &outcome);
                 }
                 Event::Installed { index } => {
+                    tracing::info!(index, "a checkpoint was taken in place of a log that is gone");
                     lock(&self.0.keys).clear();
                     self.0.applied.send_replace(Some(index));
                     if let Err(fault) = self.find_owed() {

@@ -108,7 +108,11 @@ impl<S: Store> UsageLog<S> {
         decision: &Decision<'_>,
     ) -> Result<Result<(), Refusal>, StoreFault> {
         let mut tail = lock(&self.tail);
-        if tail.bytes >= self.bytes_max && decision.refused.is_none() {
+        // Anybody can have requests refused: refusals have half of the room, so that they cannot stop this node from signing.
+        if decision.refused.is_some() && tail.bytes >= self.bytes_max / 2 {
+            return Ok(Ok(()));
+        }
+        if tail.bytes >= self.bytes_max {
             let message = "the usage log of a holder is full: archive it, or raise usage_log_max_mib";
             return Ok(Err(Refusal::new(ErrorCode::StorageFailed, message)));
         }

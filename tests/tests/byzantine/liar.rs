@@ -46,6 +46,7 @@ impl Lied {
         cli.ok(&["sign", "alpha", file.to_str().unwrap(), "--out", signature.to_str().unwrap()]);
         let (public, own) = (public_key(&cli, "alpha", None), identity_of(&cluster, 3));
         cluster.stop(3);
+        cluster.wait_ready();
         let liar = Liar::start(cluster.genesis(), &own, &cluster.endpoint(1));
         let both = cli.endpoints(&[cluster.endpoint(3), cluster.endpoint(2)]);
         let only = cli.endpoints(&[cluster.endpoint(3)]);

@@ -46,6 +46,7 @@ impl Attacked {
         let key = answer["key_id"].as_str().unwrap().parse().unwrap();
         let me = identity_of(&cluster, usize::from(STOLEN));
         cluster.stop(usize::from(STOLEN));
+        cluster.wait_ready();
         let hostile = Hostile::new(cluster.genesis(), &me, 1_000_000);
         Self { cluster, hostile, me, signer, client, public, key, version, epoch }
     }
@@ -141,6 +142,7 @@ fn a_hostile_member_gets_no_share_and_no_say() {
     raft_door(&scene);
     the_good_request_passes(&scene);
     a_request_id_in_flight(&scene);
+    a_clone(&scene);
     scene.still_works();
 }
 
@@ -337,4 +339,16 @@ fn a_request_id_in_flight(scene: &Attacked) {
     assert!(share(&first).is_ok());
     let refused = share(&second).expect_err("two messages were signed under one request id");
     assert_eq!(refused.code, ErrorCode::RequestReplayed, "{refused}");
+}
+
+/// The same identity with an older store, or a second time.
+fn a_clone(scene: &Attacked) {
+    let genesis = scene.cluster.genesis();
+    for boot in [1, 1_000_000] {
+        let clone = Hostile::new(genesis, &scene.me, boot);
+        for to in HONEST {
+            let refusal = clone.work(node(to), &WorkCall::Status).expect_err("a clone");
+            assert_eq!(refusal.code, ErrorCode::Quarantined, "{refusal}");
+        }
+    }
 }
