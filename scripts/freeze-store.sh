@@ -78,8 +78,9 @@ start
 for message in one two three; do symbolon --identity "$CLUSTER/admin/signer" sign active - <<<"$message" >"$WORK/signature"; done
 wait_for "the key to expire" 30 state expired expired
 # The third node misses the last entries: whoever opens the store has to apply them there.
-kill -TERM "$(node_pid 3)"
-wait_for "node3 to be gone" 20 gone "$(node_pid 3)"
+third=$(node_pid 3)
+kill -TERM "$third"
+wait_for "node3 to be gone" 20 gone "$third"
 client auditor auditor
 symbolon key suspend suspended
 symbolon key revoke revoked --reason 'the laptop was stolen'

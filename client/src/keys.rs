@@ -164,6 +164,12 @@ impl Client {
         let Some(before) = view.current.and_then(|current| view.version(current)).or(view.latest()) else {
             return Err(Error::new(ErrorCode::WrongState, format!("key `{}` has no version", view.name)));
         };
+        // Roster and threshold are copied only from what the holders certified.
+        if key.certified(before.number).is_none() && options.roster.is_empty() {
+            Trust::certified_id(key)?;
+            let message = format!("version {} of key `{}` is not certified: name the roster", before.number, view.name);
+            return Err(Error::new(ErrorCode::WrongState, message));
+        }
         let reachable = self.reachable(options).await?;
         Ok(roster::plan_like(before, &view.name, self.trust().genesis(), options, &reachable)?)
     }
@@ -199,7 +205,7 @@ impl Client {
     /// As [`Client::create_key`], and `wrong_state`.
     pub async fn rotate_key(&self, name: &Name, plan: RosterPlan, expires_ms: Option<u64>) -> Result<Created, Error> {
         let started = Instant::now();
-        let key = self.peek_key(name).await?.view.id;
+        let key = Trust::certified_id(&self.show_key(name).await?)?;
         let action = Action::RotateKey { plan, expires_ms };
         let prepared = self.prepare(action, Some(key), VersionSelector::Active, Vec::new())?;
         let id = prepared.id;
@@ -260,7 +266,7 @@ impl Client {
     }
 
     async fn change(&self, name: &Name, action: Action, version: VersionSelector) -> Result<KeyChange, Error> {
-        let key_id = self.peek_key(name).await?.view.id;
+        let key_id = Trust::certified_id(&self.show_key(name).await?)?;
         let prepared = self.prepare(action, Some(key_id), version, Vec::new())?;
         let request_id = prepared.id;
         let ordered = self.order(prepared, Some(key_id), None).await?;

@@ -14,7 +14,7 @@ use symbolon_rpc::v1;
 use crate::call::{Sign, read};
 use crate::client::Client;
 use crate::error::Error;
-use crate::trust::{Certified, VerifiedKey, bad};
+use crate::trust::{Certified, Trust, VerifiedKey, bad};
 
 /// Signatures that verify under a certified key.
 #[derive(Debug, Clone)]
@@ -82,7 +82,7 @@ impl Client {
 
     async fn sign_with(&self, key: &VerifiedKey, messages: &[Bytes]) -> Result<SignOutcome, Error> {
         let digests = messages.iter().map(|message| MessageDigest::of(message)).collect();
-        let prepared = self.prepare(Action::Sign, Some(key.view.id), VersionSelector::Active, digests)?;
+        let prepared = self.prepare(Action::Sign, Some(Trust::certified_id(key)?), VersionSelector::Active, digests)?;
         let known = key.current();
         let rpc = Sign(v1::SignCall {
             call: Some(prepared.call),

@@ -156,6 +156,20 @@ impl Trust {
         self.members().get(&node).map_or_else(|| format!("node {node}"), |member| member.name.to_string())
     }
 
+    /// The id of a key that a node showed, as far as it is certified that a key of this name has it. A node could otherwise
+    /// show the id of another key, and the client would sign a request about that one.
+    ///
+    /// # Errors
+    /// `wrong_state` when no version is certified yet.
+    pub fn certified_id(key: &VerifiedKey) -> Result<KeyId, Refusal> {
+        if key.certified.is_empty() {
+            let message =
+                format!("no version of key `{}` is certified yet: there is nothing to use or change", key.view.name);
+            return Err(Refusal::new(ErrorCode::WrongState, message));
+        }
+        Ok(key.view.id)
+    }
+
     /// Checks every certificate of a key that a node showed. A certificate that lacks votes counts as none; one that is
     /// false condemns the whole answer.
     ///

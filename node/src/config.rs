@@ -122,6 +122,19 @@ impl Config {
                 return Err(fail(format!("{key} = \"{bind}\" is no address:port, such as 0.0.0.0:7400")));
             }
         }
+        if config.peer_bind == config.client_bind {
+            return Err(fail("peer_bind and client_bind must differ".to_owned()));
+        }
+        for (key, number) in [
+            ("max_connections", config.max_connections as u64),
+            ("max_connections_per_address", config.max_connections_per_address as u64),
+            ("max_requests", config.max_requests as u64),
+            ("usage_log_max_mib", config.usage_log_max_mib),
+        ] {
+            if number == 0 {
+                return Err(fail(format!("{key} = 0 would let nothing through")));
+            }
+        }
         match (&config.seal, &config.seal_key) {
             (SealMethod::KeyFile, None) => {
                 return Err(fail("seal = \"key-file\" needs seal_key = \"FILE\"".to_owned()));

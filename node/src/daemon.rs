@@ -162,7 +162,15 @@ pub fn check(path: &Path) -> Result<String, String> {
     if loaded.config.health_socket.as_os_str().len() > 100 {
         return Err(format!("health_socket {} is too long for a Unix socket", loaded.config.health_socket.display()));
     }
-    drop(seal_key(&loaded.config)?);
+    if !loaded.config.data.is_dir() {
+        return Err(format!("data: {} is no directory", loaded.config.data.display()));
+    }
+    tracing_subscriber::EnvFilter::try_new(&loaded.config.log_filter).map_err(|e| format!("log_filter: {e}"))?;
+    if loaded.config.data.join("slots").exists() {
+        drop(open_slots(&loaded)?);
+    } else {
+        drop(seal_key(&loaded.config)?);
+    }
     Ok(format!(
         "node {} ({}) of cluster {} {}: configuration, identity, genesis, seal and addresses are in order",
         loaded.me,
@@ -289,6 +297,7 @@ async fn serve(loaded: Loaded, closing: &mut Option<Closing>) -> Result<(), Stri
     };
     core.shutdown().await;
     let _ = std::fs::remove_file(&config.health_socket);
+    let _ = std::fs::remove_file(config.data.join("pid"));
     tracing::info!(node = %me, "symbolond stops");
     result
 }
@@ -337,9 +346,10 @@ pub fn dev_run(directory: &Path, nodes: u16, ready: impl Fn()) -> Result<(), Str
             tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
         };
         let work = async {
-            all_well(directory, nodes).await?;
+            all_well(directory, &mut children).await?;
             ready();
-            std::future::pending::<Result<(), String>>().await
+            mourn(directory, &mut children).await;
+            Ok(())
         };
         let result = tokio::select! { () = stopped => Ok(()), result = work => result };
         stop_children(&mut children);
@@ -363,22 +373,47 @@ fn start_child(program: &Path, directory: &Path) -> Result<Child, String> {
         .map_err(|e| format!("{}: {e}", program.display()))
 }
 
-async fn all_well(directory: &Path, nodes: u16) -> Result<(), String> {
+async fn all_well(directory: &Path, children: &mut [Child]) -> Result<(), String> {
     let begun = Instant::now();
-    for number in 1..=nodes {
+    for (child, number) in children.iter_mut().zip(1..) {
         let node = directory.join(format!("node{number}"));
+        let log = node.join("log");
         let config = Config::load(&node.join("symbolond.toml")).map_err(|e| e.to_string())?;
         while let Err(why) = health::ask(&config.health_socket).await {
+            if let Ok(Some(status)) = child.try_wait() {
+                return Err(format!("node{number} ended at once ({status}): look at {}", log.display()));
+            }
             if begun.elapsed() > Duration::from_secs(30) {
-                return Err(format!(
-                    "node{number} is not well after half a minute ({why}): look at {}",
-                    node.join("log").display()
-                ));
+                return Err(format!("node{number} is not well after half a minute ({why}): look at {}", log.display()));
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+        if let Ok(Some(status)) = child.try_wait() {
+            return Err(format!("node{number} runs already, or ended ({status}): look at {}", log.display()));
+        }
     }
     Ok(())
+}
+
+/// Says which nodes end, and how to start them again; returns when none is left.
+async fn mourn(directory: &Path, children: &mut [Child]) {
+    use std::io::Write as _;
+    let mut alive: Vec<(u16, &mut Child)> = (1..).zip(children.iter_mut()).collect();
+    while !alive.is_empty() {
+        alive.retain_mut(|(number, child)| {
+            let Ok(Some(status)) = child.try_wait() else { return true };
+            let config = directory.join(format!("node{number}/symbolond.toml"));
+            let _ = writeln!(
+                std::io::stderr(),
+                "node{number} ended ({status}); start it again with `symbolond run --config {}`",
+                config.display()
+            );
+            false
+        });
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    // Nodes that were started again by hand are not ours; only a signal ends this.
+    std::future::pending::<()>().await;
 }
 
 fn stop_children(children: &mut [Child]) {

@@ -84,8 +84,13 @@ pub fn init(init: &Init<'_>) -> Result<String, String> {
     let directory = init.directory;
     std::fs::create_dir_all(directory).map_err(|e| at(directory, e))?;
     std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700)).map_err(|e| at(directory, e))?;
-    let identity = Identity::generate(&mut OsRng);
-    write_identity(&directory.join("identity"), &identity)?;
+    if directory.join("identity").exists() {
+        return Err(at(directory, "a node was made here already; choose another directory"));
+    }
+    if init.peer_bind == init.client_bind || init.peer == init.client {
+        return Err("peers and clients need two addresses".to_owned());
+    }
+    // The seal first: what can fail for want of a passphrase fails before anything is there.
     let source = match (&init.passphrase_file, init.ask_passphrase) {
         (Some(file), _) => Some(PassphraseSource::File(file.clone())),
         (None, true) => Some(PassphraseSource::Terminal),
@@ -100,6 +105,8 @@ pub fn init(init: &Init<'_>) -> Result<String, String> {
             KeyFile::at(directory.join("seal.key")).create(&mut OsRng).map_err(|e| e.to_string())?;
         }
     }
+    let identity = Identity::generate(&mut OsRng);
+    write_identity(&directory.join("identity"), &identity)?;
     let config = Config {
         genesis: "genesis".into(),
         identity: "identity".into(),

@@ -48,10 +48,10 @@ pub mod replicated {
         VERSIONS = b'V', version(id: &KeyId => id.as_bytes(), number: KeyVersion => number.get().to_be_bytes());
         /// A share operation that is not finished.
         OPERATIONS = b'O', operation(id: &OperationId => id.as_bytes());
-        /// What became of an ordered request, by its id, until it expires.
-        REQUESTS = b'R', request(id: &RequestId => id.as_bytes());
+        /// What became of an ordered request, by its client and id, until it expires.
+        REQUESTS = b'R', request(client: &PublicKey => client.as_bytes(), id: &RequestId => id.as_bytes());
         /// When a request may be forgotten.
-        REQUEST_EXPIRIES = b'r', request_expiry(expires_ms: u64 => expires_ms.to_be_bytes(), id: &RequestId => id.as_bytes());
+        REQUEST_EXPIRIES = b'r', request_expiry(expires_ms: u64 => expires_ms.to_be_bytes(), client: &PublicKey => client.as_bytes(), id: &RequestId => id.as_bytes());
         /// Where in the history a version became active.
         PLACES = b'P', place(id: &KeyId => id.as_bytes(), number: KeyVersion => number.get().to_be_bytes());
         /// A version whose shares are to be erased, by the time at which that begins.

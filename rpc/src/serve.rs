@@ -258,11 +258,15 @@ impl AsyncWrite for Conn {
     }
 }
 
+/// Calls at the same time on one connection; further ones wait at the client.
+pub const MAX_STREAMS: u32 = 64;
+
 /// A server with the settings of these connections, for [`incoming`]. Without its keepalive a client that vanished would
 /// hold its slot for ever.
 #[must_use]
 pub fn server() -> Server {
     Server::builder()
+        .max_concurrent_streams(MAX_STREAMS)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .initial_stream_window_size(STREAM_WINDOW_BYTES)

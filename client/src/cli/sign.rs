@@ -42,6 +42,13 @@ pub(crate) async fn run(context: &Context, args: Args) -> Done {
     if args.namespace.is_some() && !is_sshsig {
         return usage("only SSH signatures have a namespace", "add --format sshsig, or leave --namespace out");
     }
+    // Asked before a signature is made that nobody could keep.
+    if let Some(parent) = args.out.as_deref().and_then(std::path::Path::parent)
+        && !parent.as_os_str().is_empty()
+        && !parent.is_dir()
+    {
+        return usage(format!("--out: there is no directory {}", parent.display()), "make it, or name another file");
+    }
     let bare = args.out.is_none() && !context.out.is_json();
     if args.format == SignatureFormat::Raw && bare && is_terminal() {
         let hint = "write it to a file with --out FILE, or use --format base64";

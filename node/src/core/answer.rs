@@ -1,15 +1,22 @@
 //! What this node answers its peers.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
 use openraft::alias::{SnapshotOf, VoteOf};
-use openraft::raft::{AppendEntriesRequest, SnapshotResponse, VoteRequest};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest};
+use symbolon_protocol::entry::Payload;
 use symbolon_protocol::error::{ErrorCode, Refusal};
+use symbolon_protocol::generate::{Vote, message};
 use symbolon_protocol::history::Head;
 use symbolon_protocol::id::{BootId, NodeId};
 use symbolon_protocol::identity::{Domain, Signature};
 use symbolon_protocol::limits;
 use symbolon_protocol::peer::{PeerStatus, RaftAnswer, RaftCall, WorkAnswer, WorkCall};
+use symbolon_protocol::schema::replicated;
+use symbolon_protocol::state::records::{self, OperationRecord};
+use symbolon_protocol::state::{operation_id, unknown_client};
+use symbolon_protocol::table::read;
 use symbolon_protocol::wire::{Bytes, decode, encode};
 
 use super::boots::{BootRefused, PeerBoots};
@@ -29,7 +36,15 @@ pub(crate) struct Incoming {
     head: Head,
     next: u64,
     bytes: u64,
+    /// The last key so far: keys ascend.
+    last: Vec<u8>,
 }
+
+/// Chunks of the largest checkpoint.
+const CHUNKS: u64 = limits::SNAPSHOT_BYTES / (limits::SNAPSHOT_CHUNK_BYTES as u64 / 2) + 1;
+
+/// The largest call that carries a message of a generation, bytes.
+const GENERATE_BYTES: usize = message::MESSAGE_BYTES + 8;
 
 fn refusal(code: ErrorCode, message: impl Into<String>) -> Refusal {
     Refusal::new(code, message)
@@ -41,7 +56,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
     /// # Errors
     /// `quarantined` when its store went back in time.
     pub async fn greeted(&self, from: NodeId, boot: BootId) -> Result<(), Refusal> {
-        match PeerBoots::new(self.0.store.clone()).meet(from, boot).await {
+        match PeerBoots::new(self.0.store.clone()).dialled_us(from, boot).await {
             Ok(()) => Ok(()),
             Err(BootRefused::Refused(refusal)) => Err(refusal),
             Err(BootRefused::Fault(fault)) => Err(self.fail(&fault)),
@@ -69,10 +84,14 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
                 None => Err(refusal(ErrorCode::NotFound, "no certificate is known here")),
             },
             WorkCall::Propose(payload) => {
+                self.may_propose(&payload)?;
                 let (index, outcome) = self.order(&payload).await?;
                 Ok(WorkAnswer::Proposed { index, outcome })
             }
             WorkCall::ReadIndex => Ok(WorkAnswer::ReadIndex(self.read_index_here().await?)),
+            WorkCall::Generate(_) if call.len() > GENERATE_BYTES => {
+                Err(refusal(ErrorCode::TooLarge, "a message of a generation is larger than any can be"))
+            }
             WorkCall::Generate(message) => {
                 self.hear_ceremony(from, message).await;
                 Ok(WorkAnswer::Taken)
@@ -82,6 +101,37 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
             WorkCall::Checkpoint { head, signature } => {
                 Ok(WorkAnswer::Checkpoint(self.take_checkpoint_signature(from, &head, signature)?))
             }
+        }
+    }
+
+    /// What a peer may have ordered through this leader: nothing that `apply` would refuse at first sight, so that nobody fills
+    /// the log for ever.
+    fn may_propose(&self, payload: &Payload) -> Result<(), Refusal> {
+        let tables = self.tables();
+        match payload {
+            Payload::Request(request) => {
+                let verified = request.verify(&self.0.cluster)?;
+                verified.check_time(self.now_ms())?;
+                let client = records::client_of(&tables, &verified.body().client).map_err(|e| self.fail(&e))?;
+                client.map(drop).ok_or_else(|| unknown_client(&verified))
+            }
+            Payload::Start(certificate) => Ok(certificate.check(&self.0.genesis)?),
+            Payload::Tick => Err(refusal(ErrorCode::PermissionDenied, "only a leader orders a tick")),
+            Payload::Generate(vote) => self.check_vote(vote),
+            Payload::Witness(_) | Payload::Expire { .. } | Payload::Erased(_) => Ok(()),
+        }
+    }
+
+    fn check_vote(&self, vote: &Vote) -> Result<(), Refusal> {
+        let operation = match vote {
+            Vote::Ready { core, .. } => operation_id(&core.key, core.version),
+            Vote::Fault { operation, .. } => *operation,
+        };
+        let running: Option<OperationRecord> =
+            read(&self.tables(), &replicated::operation(&operation)).map_err(|e| self.fail(&e))?;
+        match running {
+            Some(running) => vote.verify(&running.ceremony, |node| self.member_key(node)),
+            None => Err(refusal(ErrorCode::WrongState, "a vote for an attempt that does not run")),
         }
     }
 
@@ -115,7 +165,8 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
             members: self.0.genesis.members.keys().map(id).collect(),
             term: self.metrics(|m| m.current_term),
             now_ms: self.now_ms(),
-            applied: self.applied_index(),
+            // Raft's own word, not the core's, which may lag behind it.
+            applied: self.metrics(|m| m.last_applied),
         }
     }
 
@@ -128,8 +179,12 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
             RaftCall::Append(Bytes(bytes)) => {
                 let mut rpc: AppendEntriesRequest<C> = unpack(&bytes).map_err(internal)?;
                 let local = |index| self.0.log.log_id_at(index);
-                self.pass(from, self.door().check_append(from, &mut rpc, local))?;
-                let answer = self.0.raft.append_entries(rpc).await.map_err(|e| stopped(&e))?;
+                let cut = self.pass(from, self.door().check_append(from, &mut rpc, local))?;
+                let mut answer = self.0.raft.append_entries(rpc).await.map_err(|e| stopped(&e))?;
+                if let (Some(last), AppendEntriesResponse::Success) = (cut, &answer) {
+                    // The leader counts what it sent unless it is told what was taken.
+                    answer = AppendEntriesResponse::PartialSuccess(Some(last));
+                }
                 Ok(RaftAnswer::Raft(Bytes(pack(&answer).map_err(internal)?)))
             }
             RaftCall::Vote(Bytes(bytes)) => {
@@ -150,9 +205,9 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         }
     }
 
-    fn pass(&self, from: NodeId, checked: Result<(), Barred>) -> Result<(), Refusal> {
+    fn pass<R>(&self, from: NodeId, checked: Result<R, Barred>) -> Result<R, Refusal> {
         match checked {
-            Ok(()) => Ok(()),
+            Ok(passed) => Ok(passed),
             Err(Barred::Refused(refusal)) => {
                 tracing::warn!(peer = %from, %refusal, "a Raft message did not pass the door");
                 Err(refusal)
@@ -175,20 +230,22 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
     ) -> Result<RaftAnswer, Refusal> {
         let (vote, checkpoint): (RaftVote, Checkpoint) =
             unpack(meta).map_err(|e| refusal(ErrorCode::InvalidArgument, e.to_string()))?;
-        let probe = VoteRequest::<C>::new(vote, Some(checkpoint.last_log_id));
-        self.pass(from, self.door().check_vote(from, &probe))?;
+        let door = self.door();
+        self.pass(from, door.check_checkpoint(from, &vote, &checkpoint))?;
         let voters = self.0.genesis.voters();
+        if signatures.len() > voters.len() || checkpoint.chunks > CHUNKS {
+            return Err(refusal(
+                ErrorCode::TooLarge,
+                "more signatures than voters, or more chunks than a checkpoint has",
+            ));
+        }
         let payload = encode(&head);
-        let signers: std::collections::BTreeSet<NodeId> = signatures
-            .iter()
-            .filter(|(node, signature)| {
-                voters.contains(node)
-                    && self
-                        .member_key(*node)
-                        .is_some_and(|k| k.verifies(Domain::Head, &self.0.cluster, &payload, signature))
-            })
-            .map(|(node, _)| *node)
-            .collect();
+        let verifies = |node: &NodeId, signature: &Signature| {
+            let key = self.member_key(*node).filter(|_| voters.contains(node));
+            key.is_some_and(|key| key.verifies(Domain::Head, &self.0.cluster, &payload, signature))
+        };
+        let signers: BTreeSet<NodeId> =
+            signatures.iter().filter(|(node, signature)| verifies(node, signature)).map(|(node, _)| *node).collect();
         let same = checkpoint.last_log_id.index == head.index && checkpoint.head().is_ok_and(|h| h == head);
         if signers.len() <= voters.len() / 2 || head.state.is_none() || !same {
             return Err(refusal(
@@ -196,17 +253,9 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
                 "a checkpoint without the heads of a majority is not taken",
             ));
         }
-        // What Raft itself would answer with a panic: a leader of a later term than the vote, or an index behind ours.
-        let later = checkpoint.last_log_id.leader_id.term > vote.leader_id.term;
-        let behind = self.applied_index().is_some_and(|applied| applied >= head.index);
-        let voters_in: std::collections::BTreeSet<u64> = checkpoint.membership.voter_ids().collect();
-        let members_differ = voters_in != voters.iter().map(|v| u64::from(v.get())).collect();
-        if later || behind || members_differ {
-            return Err(refusal(ErrorCode::PeerMisbehaved, "this checkpoint does not fit this node's log"));
-        }
         let checkpoints = Checkpoints::new(self.0.store.clone());
         checkpoints.clear_incoming().map_err(|e| self.fail(&e))?;
-        *lock(&self.0.incoming) = Some(Incoming { from, vote, checkpoint, head, next: 0, bytes: 0 });
+        *lock(&self.0.incoming) = Some(Incoming { from, vote, checkpoint, head, next: 0, bytes: 0, last: Vec::new() });
         Ok(RaftAnswer::Taken)
     }
 
@@ -222,7 +271,13 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         let Some(expected) = expected else {
             return Err(refusal(ErrorCode::PeerMisbehaved, "a chunk that does not come next"));
         };
-        expected.bytes += pairs.iter().map(|(k, v)| (k.0.len() + v.0.len()) as u64).sum::<u64>();
+        for (key, value) in pairs {
+            if expected.next + expected.bytes > 0 && key.0 <= expected.last {
+                return Err(refusal(ErrorCode::PeerMisbehaved, "the keys of a checkpoint do not ascend"));
+            }
+            expected.bytes += (key.0.len() + value.0.len() + 8) as u64;
+            expected.last.clone_from(&key.0);
+        }
         if expected.bytes > limits::SNAPSHOT_BYTES {
             return Err(refusal(ErrorCode::TooLarge, "the checkpoint is too large"));
         }

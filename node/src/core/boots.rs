@@ -34,6 +34,15 @@ pub enum BootRefused {
     Fault(StoreFault),
 }
 
+impl std::fmt::Display for BootRefused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Refused(refusal) => refusal.fmt(f),
+            Self::Fault(fault) => fault.fmt(f),
+        }
+    }
+}
+
 impl From<StoreFault> for BootRefused {
     fn from(fault: StoreFault) -> Self {
         Self::Fault(fault)
@@ -65,36 +74,59 @@ impl<S: Store> PeerBoots<S> {
         Ok(list)
     }
 
-    /// A peer shows its boot, whoever dialled. What is learnt is durable before this returns.
+    /// The highest boot of a peer so far; asked before it is dialled.
+    ///
+    /// # Errors
+    /// [`StoreFault`].
+    pub fn highest(&self, peer: NodeId) -> Result<Option<BootId>, StoreFault> {
+        Ok(self.known(peer)?.map(|known| known.highest))
+    }
+
+    /// A peer that dialled shows its boot. A lower one than was seen is refused and no more: packets of an earlier start may
+    /// simply have been on their way for long. What is learnt is durable before this returns.
     ///
     /// # Errors
     /// [`BootRefused`].
-    pub async fn meet(&self, peer: NodeId, boot: BootId) -> Result<(), BootRefused> {
+    pub async fn dialled_us(&self, peer: NodeId, boot: BootId) -> Result<(), BootRefused> {
+        self.meet(peer, boot, None).await
+    }
+
+    /// A peer that was dialled shows its boot, in answer to this node and therefore now. `before` is the highest boot that was
+    /// known when the dialling began: a lower one is a store that went back in time.
+    ///
+    /// # Errors
+    /// [`BootRefused`].
+    pub async fn was_dialled(&self, peer: NodeId, boot: BootId, before: Option<BootId>) -> Result<(), BootRefused> {
+        self.meet(peer, boot, before).await
+    }
+
+    async fn meet(&self, peer: NodeId, boot: BootId, before: Option<BootId>) -> Result<(), BootRefused> {
         let known = self.known(peer)?;
-        let mut next = PeerBoot { highest: boot, quarantined: false };
-        if let Some(known) = known {
-            if boot == known.highest && !known.quarantined {
-                return Ok(());
-            }
-            let back = boot.counter <= known.highest.counter && boot != known.highest;
-            next.quarantined = known.quarantined || back;
-            next.highest = known.highest.max(boot);
-        }
+        let is_back = |than: BootId| boot.counter <= than.counter && boot != than;
+        let next = PeerBoot {
+            // One that is refused is not remembered: with an equal counter it would take the place of the true one.
+            highest: known.map(|known| known.highest).filter(|highest| is_back(*highest)).unwrap_or(boot),
+            quarantined: known.is_some_and(|known| known.quarantined) || before.is_some_and(is_back),
+        };
         if known != Some(next) {
             let mut batch = Batch::default();
             batch.put(Column::Private, schema::peer_boot(peer), encode(&next));
             self.store.write(batch)?;
             self.store.sync().await?;
         }
-        if !next.quarantined {
+        if !next.quarantined && !known.is_some_and(|known| is_back(known.highest)) {
             return Ok(());
         }
-        tracing::error!(
-            peer = %peer, counter = boot.counter, highest = next.highest.counter,
-            "a peer came back with an older store, or runs twice: it is quarantined and takes no part"
+        if next.quarantined && !known.is_some_and(|known| known.quarantined) {
+            tracing::error!(
+                peer = %peer, counter = boot.counter, highest = next.highest.counter,
+                "a peer came back with an older or an empty store, or runs twice: it is quarantined and takes no part"
+            );
+        }
+        let message = format!(
+            "the store of node {peer} is older than one that it showed before (boot {} after {}), or it runs twice",
+            boot.counter, next.highest.counter
         );
-        let message =
-            format!("node {peer} is quarantined: boot {} was seen after {}", boot.counter, next.highest.counter);
         Err(BootRefused::Refused(Refusal::new(ErrorCode::Quarantined, message)))
     }
 }

@@ -43,12 +43,15 @@ fn patience(phase: Phase) -> Duration {
 const RESEND: Duration = Duration::from_millis(300);
 /// Messages that may wait for the task.
 const INBOX: usize = 256;
-/// Messages of attempts that this node has not heard of yet; the oldest go first.
-const EARLY: usize = 1024;
+/// Messages of one peer for attempts that this node has not heard of yet; the oldest go first.
+const EARLY: usize = 64;
 
 impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
     /// Gives a message to the attempt it belongs to. An attempt that this node has not heard of yet is repeated to it later.
     pub(crate) async fn hear_ceremony(&self, from: NodeId, message: SignedMessage) {
+        if message.from != from {
+            return;
+        }
         let inbox = lock(&self.0.ceremonies).get(&message.ceremony).cloned();
         match inbox {
             // A full inbox loses messages, as a network does.
@@ -56,8 +59,10 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
             None => {
                 // The peer applied the entry that begins the attempt before this node did.
                 let mut early = lock(&self.0.early);
-                if early.len() >= EARLY {
-                    early.pop_front();
+                if early.iter().filter(|said| said.from == from).count() >= EARLY {
+                    // The oldest of this peer; it cannot push out those of others.
+                    let oldest = early.iter().position(|said| said.from == from);
+                    oldest.map(|at| early.remove(at));
                 }
                 early.push_back(Said { from, message });
             }

@@ -5,14 +5,15 @@
 
 use std::collections::BTreeSet;
 
-use openraft::EntryPayload;
 use openraft::raft::{AppendEntriesRequest, VoteRequest};
+use openraft::{EmptyNode, EntryPayload, Membership};
 use symbolon_protocol::entry::Entry;
 use symbolon_protocol::error::{ErrorCode, Refusal};
 use symbolon_protocol::id::NodeId;
 use symbolon_protocol::limits;
 use symbolon_protocol::wire::decode;
 
+use super::checkpoint::Checkpoint;
 use super::types::{NodeTypes, RaftEntry, RaftLogId, RaftVote};
 
 /// What the door knows of this node.
@@ -25,8 +26,17 @@ pub(crate) struct DoorState {
     pub(crate) term: u64,
     /// This node's clock.
     pub(crate) now_ms: u64,
-    /// The last index that was applied.
-    pub(crate) applied: Option<u64>,
+    /// The last entry that was applied.
+    pub(crate) applied: Option<RaftLogId>,
+}
+
+/// Entries that may lie beyond the last applied one.
+const TAIL: u64 = 100_000;
+
+/// Whether two log ids can lie in one log: terms never fall.
+fn orderly(a: RaftLogId, b: RaftLogId) -> bool {
+    let (one, other) = (a.leader_id.term, b.leader_id.term);
+    (one <= other && a.index <= b.index) || (one >= other && a.index >= b.index)
 }
 
 /// Refused, or worse: somebody tries to rewrite what was applied.
@@ -57,24 +67,85 @@ impl DoorState {
 
     /// Checks a vote request.
     pub(crate) fn check_vote<C: NodeTypes>(&self, from: NodeId, rpc: &VoteRequest<C>) -> Result<(), Barred> {
-        self.check_sender(from, &rpc.vote)
+        self.check_sender(from, &rpc.vote)?;
+        // A transfer would pass over the lease of the leader; nobody here hands leadership over.
+        if rpc.vote.committed || rpc.leadership_transfer {
+            return Err(refused("a request for a vote that says it was granted, or asks without an election"));
+        }
+        if rpc.last_log_id.is_some_and(|id| !self.is_in_reach(id, &rpc.vote)) {
+            return Err(refused("the candidate's log reaches further than any log can"));
+        }
+        Ok(())
     }
 
-    /// Checks an append. `local` gives the log id that this node has at an index.
+    /// Whether a log id can exist under a vote. Raft computes with these numbers and would fail on absurd ones.
+    fn is_in_reach(&self, id: RaftLogId, vote: &RaftVote) -> bool {
+        id.leader_id.term <= vote.leader_id.term && id.index < u64::MAX / 2
+    }
+
+    /// Checks where an append says that it begins and what is committed: in order with each other and with what is applied here.
+    fn check_positions<C: NodeTypes>(&self, rpc: &AppendEntriesRequest<C>) -> Result<(), Barred> {
+        let ids: Vec<RaftLogId> = rpc.prev_log_id.into_iter().chain(rpc.entries.iter().map(|e| e.log_id)).collect();
+        let commit = rpc.leader_commit;
+        let last = ids.last().copied().or(self.applied);
+        let good = rpc.vote.committed
+            && ids.iter().chain(&commit).all(|id| self.is_in_reach(*id, &rpc.vote))
+            && ids.iter().zip(ids.iter().skip(1)).all(|(a, b)| a.leader_id.term <= b.leader_id.term)
+            && self.applied.is_none_or(|mine| ids.iter().chain(&commit).all(|id| orderly(*id, mine)))
+            && commit.is_none_or(|commit| last.is_some_and(|last| orderly(commit, last)));
+        if !good {
+            return Err(refused("an append whose positions cannot be those of one log"));
+        }
+        let end = self.applied.map_or(0, |id| id.index).saturating_add(TAIL);
+        if rpc.entries.last().is_some_and(|entry| entry.log_id.index > end) {
+            return Err(refused("more entries than may wait here; they come again once those before them are applied"));
+        }
+        Ok(())
+    }
+
+    /// Checks what comes with a checkpoint. Its content is checked against signed heads; this is what Raft believes beside it.
+    pub(crate) fn check_checkpoint(
+        &self,
+        from: NodeId,
+        vote: &RaftVote,
+        checkpoint: &Checkpoint,
+    ) -> Result<(), Barred> {
+        self.check_sender(from, vote)?;
+        let last = checkpoint.last_log_id;
+        let membership = checkpoint.membership.log_id();
+        // The log of a leader that has a checkpoint for us lies wholly behind what is applied here.
+        let newer =
+            self.applied.is_none_or(|mine| last.index > mine.index && last.leader_id.term >= mine.leader_id.term);
+        let fits = vote.committed
+            && self.is_in_reach(last, vote)
+            && newer
+            && membership.is_none_or(|at| at.index <= last.index && orderly(at, last))
+            && self.is_ours(checkpoint.membership.membership());
+        if fits { Ok(()) } else { Err(refused("a checkpoint that does not fit this node's log")) }
+    }
+
+    /// Whether a membership is the one that administrators signed, whole: Raft looks every voter up among its nodes.
+    pub(crate) fn is_ours(&self, membership: &Membership<u64, EmptyNode>) -> bool {
+        let nodes: BTreeSet<u64> = membership.nodes().map(|(id, _)| *id).collect();
+        matches!(membership.get_joint_config().as_slice(), [voters] if *voters == self.voters)
+            && nodes.is_superset(&self.voters)
+            && nodes.is_subset(&self.members)
+    }
+
+    /// Checks an append and cuts off what may not enter. `local` gives the log id that this node has at an index. When
+    /// something was cut, the last entry that is left: the answer must not claim more.
     pub(crate) fn check_append<C: NodeTypes>(
         &self,
         from: NodeId,
         rpc: &mut AppendEntriesRequest<C>,
         local: impl Fn(u64) -> std::io::Result<Option<RaftLogId>>,
-    ) -> Result<(), Barred> {
+    ) -> Result<Option<RaftLogId>, Barred> {
         self.check_sender(from, &rpc.vote)?;
+        self.check_positions(rpc)?;
         let first = rpc.prev_log_id.map_or(0, |id| id.index.saturating_add(1));
         for (next, entry) in (first..).zip(&rpc.entries) {
             if entry.log_id.index != next {
                 return Err(refused("entries are not consecutive"));
-            }
-            if entry.log_id.leader_id.term > rpc.vote.leader_id.term {
-                return Err(refused("an entry is of a later term than its leader"));
             }
             self.check_applied(entry.log_id, &local)?;
         }
@@ -82,8 +153,9 @@ impl DoorState {
         if good == 0 && !rpc.entries.is_empty() {
             return Err(refused("the next entry has no right to be there, or its time is too far ahead"));
         }
+        let cut = good < rpc.entries.len();
         rpc.entries.truncate(good);
-        Ok(())
+        Ok(rpc.entries.last().filter(|_| cut).map(|entry| entry.log_id))
     }
 
     /// An applied entry is for ever: whoever sends another one at its index rewrites history.
@@ -92,7 +164,7 @@ impl DoorState {
         id: RaftLogId,
         local: &impl Fn(u64) -> std::io::Result<Option<RaftLogId>>,
     ) -> Result<(), Barred> {
-        if self.applied.is_none_or(|applied| id.index > applied) {
+        if self.applied.is_none_or(|applied| id.index > applied.index) {
             return Ok(());
         }
         match local(id.index) {
@@ -109,11 +181,7 @@ impl DoorState {
                 let ahead = decode::<Entry>(&bytes.0).map(|e| e.time_ms.saturating_sub(self.now_ms));
                 bytes.0.len() <= limits::ENTRY_BYTES && ahead.is_ok_and(|ms| ms <= limits::ENTRY_AHEAD_MS)
             }
-            EntryPayload::Membership(membership) => {
-                let voters: BTreeSet<u64> = membership.voter_ids().collect();
-                let nodes: BTreeSet<u64> = membership.nodes().map(|(id, _)| *id).collect();
-                membership.get_joint_config().len() == 1 && voters == self.voters && nodes.is_subset(&self.members)
-            }
+            EntryPayload::Membership(membership) => self.is_ours(membership),
         }
     }
 }
@@ -123,7 +191,7 @@ impl DoorState {
 mod tests {
     use super::*;
     use crate::core::types::{EntryBytes, LeaderId};
-    use openraft::{EmptyNode, LogId, Membership, Vote};
+    use openraft::{LogId, Vote};
     use std::collections::BTreeMap;
     use symbolon_protocol::entry::Payload;
     use symbolon_protocol::wire::encode;
@@ -140,7 +208,7 @@ mod tests {
             members: BTreeSet::from([1, 2, 3, 4]),
             term: 5,
             now_ms: 1_000_000,
-            applied: Some(3),
+            applied: Some(id(5, 3)),
         }
     }
 
@@ -214,5 +282,48 @@ mod tests {
         assert!(door().check_append(node(1), &mut same, |i| Ok(Some(id(5, i)))).is_ok());
         let result = door().check_append(node(1), &mut same, |i| Ok(Some(id(4, i))));
         assert!(matches!(result, Err(Barred::Rewrites { index: 3 })), "{result:?}");
+    }
+
+    #[test]
+    fn what_was_cut_off_is_not_acknowledged() {
+        let ahead = 1_000_000 + limits::ENTRY_AHEAD_MS + 1;
+        let mut both = append(1, 5, vec![entry(4, normal(1)), entry(5, normal(ahead))]);
+        assert_eq!(door().check_append(node(1), &mut both, |_| Ok(None)).unwrap(), Some(id(5, 4)));
+        let mut whole = append(1, 5, vec![entry(4, normal(1))]);
+        assert_eq!(door().check_append(node(1), &mut whole, |_| Ok(None)).unwrap(), None);
+    }
+
+    #[test]
+    fn a_membership_without_its_nodes_does_not_pass() {
+        // Not possible through the constructor, but through the wire: Raft would look the nodes up and fail, at every start.
+        let bytes =
+            crate::core::raft_log::pack(&(vec![BTreeSet::from([1u64, 2, 3])], BTreeMap::<u64, EmptyNode>::new()));
+        let bare: Membership<u64, EmptyNode> = crate::core::raft_log::unpack(&bytes.unwrap()).unwrap();
+        assert!(!door().is_ours(&bare));
+        let mut alone = append(1, 5, vec![entry(4, EntryPayload::Membership(bare))]);
+        assert!(door().check_append(node(1), &mut alone, |_| Ok(None)).is_err());
+    }
+
+    #[test]
+    fn absurd_positions_do_not_pass() {
+        let refused = |change: &dyn Fn(&mut AppendEntriesRequest<Types>)| {
+            let mut rpc = append(1, 5, vec![]);
+            change(&mut rpc);
+            door().check_append(node(1), &mut rpc, |_| Ok(None)).is_err()
+        };
+        assert!(!refused(&|rpc| rpc.leader_commit = Some(id(5, 9))));
+        assert!(refused(&|rpc| rpc.vote.committed = false));
+        assert!(refused(&|rpc| rpc.leader_commit = Some(id(5, u64::MAX))));
+        assert!(refused(&|rpc| rpc.leader_commit = Some(id(6, 9))), "a later term than the leader's");
+        assert!(refused(&|rpc| rpc.prev_log_id = Some(id(5, u64::MAX))));
+        assert!(refused(&|rpc| rpc.prev_log_id = Some(id(4, 9))), "after what is applied, of an earlier term");
+        assert!(
+            refused(&|rpc| rpc.leader_commit = Some(id(4, 9))),
+            "committed after what is applied, of an earlier term"
+        );
+        let granted = VoteRequest::<Types>::new(Vote::new_committed(6, 1), None);
+        assert!(door().check_vote(node(1), &granted).is_err());
+        let far = VoteRequest::<Types>::new(Vote::new(6, 1), Some(id(5, u64::MAX)));
+        assert!(door().check_vote(node(1), &far).is_err());
     }
 }

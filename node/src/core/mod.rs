@@ -125,6 +125,8 @@ pub(crate) struct Inner<C: NodeTypes, T, S: Store, E> {
     /// Generation of the state.
     pub(crate) generation: Arc<AtomicU64>,
     pub(crate) usage: UsageLog<S>,
+    /// When the leader was last asked on behalf of a client that this node does not know.
+    pub(crate) asked_for_stranger: AtomicU64,
     /// Whether Raft messages are accepted: the store is the certified one.
     pub(crate) admitted: AtomicBool,
     /// An incoming checkpoint.
@@ -154,7 +156,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         let log = RaftLog::new(store.clone());
         let voters = parts.genesis.voters().len();
         let append = parts.timing.heartbeat * 4;
-        let network = RaftNetwork::new(parts.transport.clone(), store.clone(), voters, append);
+        let network = RaftNetwork::new(parts.me, parts.transport.clone(), store.clone(), voters, append);
         let id = u64::from(parts.me.get());
         let config = Arc::new(raft_config(&parts)?);
         let raft = Raft::<C, _>::new(id, config, network, log.clone(), machine).await.map_err(|e| e.to_string())?;
@@ -183,6 +185,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
             standings: Mutex::new(BTreeMap::new()),
             generation,
             usage,
+            asked_for_stranger: AtomicU64::new(0),
             admitted: AtomicBool::new(false),
             incoming: Mutex::new(None),
             fatal: watch::Sender::new(None),

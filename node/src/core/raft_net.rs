@@ -12,19 +12,21 @@ use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use symbolon_protocol::id::NodeId;
+use symbolon_protocol::limits;
 use symbolon_protocol::peer::{RaftAnswer, RaftCall};
 use symbolon_protocol::wire::{Bytes, decode, encode};
 
 use super::checkpoint::Checkpoints;
 use super::raft_log::{pack, unpack};
 use super::raft_state::SnapshotHandle;
-use super::types::{Lane, NodeTypes, Transport};
+use super::types::{Lane, NodeTypes, RaftLogId, RaftVote, Transport};
 use crate::store::Store;
 
 /// Makes the way to each peer.
 #[derive(Clone)]
 pub struct RaftNetwork<T, S> {
     transport: T,
+    me: u64,
     checkpoints: Checkpoints<S>,
     voters: usize,
     /// Deadline of an append: Raft's own is one heartbeat, too short for a batch on a busy machine.
@@ -33,8 +35,17 @@ pub struct RaftNetwork<T, S> {
 
 impl<T: Transport, S: Store> RaftNetwork<T, S> {
     /// Over a transport; checkpoints are read from the store.
-    pub fn new(transport: T, store: S, voters: usize, append: Duration) -> Self {
-        Self { transport, checkpoints: Checkpoints::new(store), voters, append }
+    pub fn new(me: NodeId, transport: T, store: S, voters: usize, append: Duration) -> Self {
+        Self { me: u64::from(me.get()), transport, checkpoints: Checkpoints::new(store), voters, append }
+    }
+}
+
+impl<T, S> RaftNetwork<T, S> {
+    /// Whether a vote in an answer can be one: not far ahead, and no election that this node is said to have won.
+    fn believes(&self, vote: &RaftVote, asked: &RaftVote) -> bool {
+        let ahead = asked.leader_id.term.saturating_add(limits::TERM_AHEAD);
+        let mine = vote.leader_id.voted_for == self.me;
+        vote.leader_id.term <= ahead && !(vote.committed && mine && vote != asked)
     }
 }
 
@@ -100,6 +111,7 @@ impl<T: Transport, S: Store> RaftPeer<T, S> {
         if signatures.len() <= self.network.voters / 2 {
             return Err(failed(format!("checkpoint {index} is not signed by a majority yet")));
         }
+        let asked = vote;
         let meta = pack(&(vote, checkpoint.clone())).map_err(|e| failed(e.to_string()))?;
         let begin = RaftCall::SnapshotBegin { meta: Bytes(meta), head, signatures: signatures.into_iter().collect() };
         self.exchange::<C>(begin, deadline).await?;
@@ -110,10 +122,18 @@ impl<T: Transport, S: Store> RaftPeer<T, S> {
         // Installing is one large batch.
         let end = RaftCall::SnapshotEnd { index, chunks: checkpoint.chunks };
         match self.exchange::<C>(end, Duration::from_secs(120)).await? {
-            RaftAnswer::Raft(Bytes(bytes)) => unpack(&bytes).map_err(|e| failed(e.to_string())),
+            RaftAnswer::Raft(Bytes(bytes)) => {
+                let answer: SnapshotResponse<C> = unpack(&bytes).map_err(|e| failed(e.to_string()))?;
+                if self.network.believes(&answer.vote, &asked) { Ok(answer) } else { Err(absurd::<C>()) }
+            }
             _ => Err(failed("an answer to another question".to_owned())),
         }
     }
+}
+
+/// Raft adopts and stores what an answer claims, and computes with it: what no honest node can say is no answer.
+fn absurd<C: NodeTypes>() -> Unreachable<C> {
+    Unreachable::<C>::from_string("the answer claims what cannot be")
 }
 
 impl<C: NodeTypes, T: Transport, S: Store> RaftNetworkV2<C> for RaftPeer<T, S> {
@@ -124,15 +144,27 @@ impl<C: NodeTypes, T: Transport, S: Store> RaftNetworkV2<C> for RaftPeer<T, S> {
         rpc: AppendEntriesRequest<C>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<C>, RPCError<C>> {
-        self.ask(RaftCall::Append, &rpc, self.network.append.max(option.hard_ttl())).await
+        let answer = self.ask(RaftCall::Append, &rpc, self.network.append.max(option.hard_ttl())).await?;
+        let sent = |id: &RaftLogId| rpc.prev_log_id == Some(*id) || rpc.entries.iter().any(|entry| entry.log_id == *id);
+        let sane = match &answer {
+            AppendEntriesResponse::Success => true,
+            AppendEntriesResponse::PartialSuccess(matched) => matched.as_ref().is_some_and(sent),
+            AppendEntriesResponse::Conflict => rpc.prev_log_id.is_some(),
+            AppendEntriesResponse::HigherVote(vote) => self.network.believes(vote, &rpc.vote),
+        };
+        if sane { Ok(answer) } else { Err(RPCError::Unreachable(absurd::<C>())) }
     }
 
     async fn vote(&mut self, rpc: VoteRequest<C>, option: RPCOption) -> Result<VoteResponse<C>, RPCError<C>> {
-        self.ask(RaftCall::Vote, &rpc, option.hard_ttl()).await
+        let answer: VoteResponse<C> = self.ask(RaftCall::Vote, &rpc, option.hard_ttl()).await?;
+        let sane = self.network.believes(&answer.vote, &rpc.vote);
+        if sane { Ok(answer) } else { Err(RPCError::Unreachable(absurd::<C>())) }
     }
 
     async fn pre_vote(&mut self, rpc: VoteRequest<C>, option: RPCOption) -> Result<VoteResponse<C>, RPCError<C>> {
-        self.ask(RaftCall::PreVote, &rpc, option.hard_ttl()).await
+        let answer: VoteResponse<C> = self.ask(RaftCall::PreVote, &rpc, option.hard_ttl()).await?;
+        let sane = self.network.believes(&answer.vote, &rpc.vote);
+        if sane { Ok(answer) } else { Err(RPCError::Unreachable(absurd::<C>())) }
     }
 
     async fn full_snapshot(

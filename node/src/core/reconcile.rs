@@ -74,11 +74,10 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
             tracing::info!(%key, %version, %epoch, "a share of an attempt that failed is erased");
             self.erase_share(&key, version, epoch).await?;
         }
-        self.exchange_checkpoint_signatures().await?;
         if self.leads() {
             self.lead().await?;
         }
-        Ok(())
+        self.exchange_checkpoint_signatures().await
     }
 
     /// Takes part in attempts that run, and ends its part in those that are over.
@@ -204,8 +203,11 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         };
         for node in self.others().into_iter().filter(|node| self.is_voter(*node) && !known.contains_key(node)) {
             let call = WorkCall::Checkpoint { head, signature: own };
-            if let Ok(WorkAnswer::Checkpoint(Some(signature))) = self.call_work(node, &call, self.0.timing.call).await {
-                self.take_checkpoint_signature(node, &head, signature)?;
+            let answer = self.call_work(node, &call, self.0.timing.call).await;
+            if let Ok(WorkAnswer::Checkpoint(Some(signature))) = answer
+                && let Err(refusal) = self.take_checkpoint_signature(node, &head, signature)
+            {
+                tracing::warn!(peer = %node, %refusal, "a peer's signature over a checkpoint is not taken");
             }
         }
         Ok(())

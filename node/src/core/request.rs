@@ -1,6 +1,7 @@
 //! What clients are answered: ordered requests and reads. (Signing: [`super::signing`].)
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use openraft::type_config::TypeConfigExt as _;
@@ -11,9 +12,11 @@ use symbolon_protocol::id::{KeyId, KeyVersion, NodeId};
 use symbolon_protocol::lifecycle::KeyState;
 use symbolon_protocol::outcome::Outcome;
 use symbolon_protocol::request::{Action, Path, RequestBody, SignedRequest, VerifiedRequest};
-use symbolon_protocol::state::records::{self, ClientRecord};
+use symbolon_protocol::schema::replicated as schema;
+use symbolon_protocol::state::records::{self, ClientRecord, RequestRecord};
 use symbolon_protocol::state::view::{self, ExplainView, KeyStatus, KeyView, NodeView, StatusView};
 use symbolon_protocol::state::{decide_right, may_read_usage, unknown_client};
+use symbolon_protocol::table::read;
 use symbolon_protocol::usage::UsageRecord;
 use symbolon_protocol::wire::decode;
 
@@ -28,6 +31,9 @@ const ORDER: Duration = Duration::from_secs(4);
 const GENERATION: Duration = Duration::from_secs(50);
 /// How long a read waits for a state that is certainly current.
 const CURRENT: Duration = Duration::from_millis(500);
+
+/// Between two questions to the leader on behalf of clients that this node does not know, milliseconds.
+const STRANGER_MS: u64 = 100;
 
 /// An answer to an ordered request.
 #[derive(Debug)]
@@ -49,17 +55,13 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
             return Err(Refusal::new(ErrorCode::InvalidArgument, message));
         }
         verified.check_time(self.now_ms())?;
-        if path == Path::Read {
+        // A stranger was registered a moment ago, perhaps, and this node lags. But strangers make the leader work only seldom.
+        let known = self.client(&verified)?.is_some();
+        let behind = if known { path == Path::Read } else { self.may_ask_for_stranger() };
+        if behind {
             self.catch_up(CURRENT).await;
         }
-        let client = match self.client(&verified)? {
-            Some(client) => client,
-            // Registered a moment ago, perhaps, and this node lags.
-            None => {
-                self.catch_up(CURRENT).await;
-                self.client(&verified)?.ok_or_else(|| unknown_client(&verified))?
-            }
-        };
+        let client = self.client(&verified)?.ok_or_else(|| unknown_client(&verified))?;
         Ok((verified, client))
     }
 
@@ -82,7 +84,8 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
             self.check_roster_reachable(&verified.body().action)?;
         }
         let payload = Payload::Request(request);
-        let (index, outcome) = self.propose(&payload, ORDER).await?;
+        let (index, told) = self.propose(&payload, ORDER).await?;
+        let outcome = self.own_outcome(&verified, told).await?;
         match outcome {
             Outcome::Refused(refusal) => Err(refusal),
             Outcome::Generating { key, version } => {
@@ -91,6 +94,42 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
             }
             outcome => Ok(Ordered { index, outcome, key: None }),
         }
+    }
+
+    /// What became of a request by this node's own state: a leader's word is not passed on as its own. A refusal that was not
+    /// recorded withholds, and that a leader can do anyway.
+    async fn own_outcome(&self, request: &VerifiedRequest, told: Outcome) -> Result<Outcome, Refusal> {
+        let key = schema::request(&request.body().client, &request.body().request_id);
+        let recorded = || -> Result<Option<Outcome>, Refusal> {
+            let record: Option<RequestRecord> = read(&self.tables(), &key).map_err(|e| self.fail(&e))?;
+            Ok(record.filter(|record| record.digest == request.digest()).map(|record| record.outcome))
+        };
+        let wait = async {
+            let mut applied = self.0.applied.subscribe();
+            loop {
+                if let Some(outcome) = recorded()? {
+                    return Ok(outcome);
+                }
+                if matches!(told, Outcome::Refused(_)) {
+                    return Ok(told.clone());
+                }
+                if applied.changed().await.is_err() {
+                    return Err(self.no_quorum());
+                }
+            }
+        };
+        C::timeout(ORDER, wait).await.unwrap_or_else(|_| Err(self.no_quorum()))
+    }
+
+    /// Whether a stranger may make this node ask the leader: seldom.
+    fn may_ask_for_stranger(&self) -> bool {
+        let now = self.now_ms();
+        let last = self.0.asked_for_stranger.load(Ordering::Relaxed);
+        if now.abs_diff(last) < STRANGER_MS {
+            return false;
+        }
+        self.0.asked_for_stranger.store(now, Ordering::Relaxed);
+        true
     }
 
     /// A generation needs all of its roster: better refused now than failed in a minute.
@@ -309,6 +348,10 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
 
     fn key_status(&self, key: &KeyView) -> Option<KeyStatus> {
         let version = key.current.and_then(|number| key.version(number)).or_else(|| key.latest())?;
+        // What has no shares has no margin to watch; `key list` still shows it.
+        if matches!(version.state, KeyState::Destroyed | KeyState::Failed) {
+            return None;
+        }
         Some(KeyStatus {
             name: key.name.clone(),
             version: version.number,

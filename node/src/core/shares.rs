@@ -29,6 +29,9 @@ struct ShareRecord {
 }
 symbolon_protocol::wire_struct!(ShareRecord { core, sealed });
 
+/// A staged share of a version that failed is kept for so long after the version was asked for, milliseconds.
+const ORPHAN_MS: u64 = 24 * 3600 * 1000;
+
 /// Name of a record and of its slot.
 fn record_id(key: &KeyId, version: KeyVersion, epoch: Epoch) -> [u8; 32] {
     *tagged_hash("symbolon/share-record/v1", &private::share(key, version, epoch)).as_bytes()
@@ -141,8 +144,11 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
             // A node that lags keeps what it does not understand yet.
             return Ok(false);
         };
-        let committed = record.certificate.as_ref().map(|c| c.core.epoch);
+        // Not at once: were this node shown another history than its peers, its share might still be needed.
+        let committed = record.certificate.as_ref().filter(|c| c.heads.len() > self.0.genesis.voters().len() / 2);
+        let replaced = committed.is_some_and(|c| c.core.epoch != epoch);
+        let old = self.now_ms() >= record.created_ms.saturating_add(ORPHAN_MS);
         let ended = record.attempts.iter().any(|attempt| attempt.epoch == epoch);
-        Ok(record.state == KeyState::Failed || (ended && committed != Some(epoch)))
+        Ok((ended && replaced) || (record.state == KeyState::Failed && old))
     }
 }

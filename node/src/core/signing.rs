@@ -130,8 +130,10 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         verified: &Arc<VerifiedRequest>,
     ) -> Result<Commitments, Refusal> {
         let result = self.commit_nonces(coordinator, round1, verified);
-        if let Err(refusal) = &result {
-            // Refusals are logged too; they wait for nobody.
+        // Refusals are logged too; they wait for nobody. A stranger's are not worth a place.
+        if let Err(refusal) = &result
+            && refusal.code != ErrorCode::UnknownClient
+        {
             self.log_usage(coordinator, &round1.request, verified, Some(refusal), None)?;
         }
         result
@@ -143,7 +145,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         round1: &Arc<Round1>,
         verified: &Arc<VerifiedRequest>,
     ) -> Result<Commitments, Refusal> {
-        self.0.usage.check_replay(&verified.body().request_id, &round1.request)?;
+        self.0.usage.check_replay(verified.body(), &round1.request)?;
         let permit = self.permit(verified)?;
         let key = self.loaded(permit.core())?;
         let share = key.share.as_ref().ok_or_else(|| self.holds_nothing(&key.core))?;
@@ -191,7 +193,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
             Some(checked) => checked,
             None => Arc::new(pending.check(share, &key.members, &round2)?),
         };
-        self.0.usage.check_replay(&verified.body().request_id, signers.request())?;
+        self.0.usage.check_replay(verified.body(), signers.request())?;
         // From here on the nonces are gone, whatever happens.
         let taken = lock(&self.0.holder).take(&context, &signers).map_err(alarm)?;
         let core = &key.core;
@@ -231,6 +233,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         let core = self.may_coordinate(&verified).await?;
         let key = self.loaded(&core)?;
         let mut excluded = BTreeSet::new();
+        let mut last = None;
         let attempts_max = core.roster.len() - core.threshold.get() + 1;
         let mut attempts = 0;
         loop {
@@ -247,19 +250,32 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
                     for (node, refusal) in culprits {
                         tracing::error!(peer = %node, %refusal, "a holder is left out of a signature");
                         excluded.insert(node);
+                        last = Some((node, refusal));
                     }
                 }
                 Err(Failure::Lost { node, refusal }) => {
                     // Whatever it said: one holder alone cannot deny a signature.
                     tracing::warn!(peer = %node, ?refusal, "a holder did not finish a signature");
                     excluded.insert(node);
+                    last = refusal.map(|refusal| (node, refusal)).or(last);
                 }
                 Err(Failure::Refused(refusal)) => return Err(self.with_names(refusal)),
             }
             if attempts >= attempts_max {
-                let message = format!("no set of holders of key `{}` signed in {attempts} attempts", core.name);
-                return Err(Refusal::new(ErrorCode::PeerMisbehaved, message));
+                return Err(self.nobody_signed(&core, attempts, last));
             }
+        }
+    }
+
+    /// Why no set of holders signed, with what the last of them said.
+    fn nobody_signed(&self, core: &CertificateCore, attempts: usize, last: Option<(NodeId, Refusal)>) -> Refusal {
+        let tried = format!("key `{}` was not signed with; sets of holders that were tried: {attempts}", core.name);
+        match last {
+            Some((node, refusal)) => {
+                let message = format!("{tried}; {} said: {}", self.name_of(node), refusal.message);
+                Refusal::new(refusal.code, message).with("node", Detail::Text(self.name_of(node)))
+            }
+            None => Refusal::new(ErrorCode::DeadlineExceeded, format!("{tried}; holders did not answer in time")),
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 
 use symbolon_protocol::error::{ErrorCode, Refusal};
 use symbolon_protocol::id::{Digest, Epoch, KeyId, KeyVersion, NodeId, RequestId};
+use symbolon_protocol::identity::PublicKey;
 use symbolon_protocol::limits;
 use symbolon_protocol::request::{RequestBody, SignedRequest};
 use symbolon_protocol::table::StoreFault;
@@ -34,8 +35,8 @@ struct Tail {
     sequence: u64,
     digest: Digest,
     bytes: u64,
-    /// Requests of the last minutes: digest of the body, and until when it matters.
-    seen: BTreeMap<RequestId, (Digest, u64)>,
+    /// Granted requests of the last minutes, by client: digest of the body, and until when it matters.
+    seen: BTreeMap<(PublicKey, RequestId), (Digest, u64)>,
 }
 
 /// The log.
@@ -74,8 +75,8 @@ impl<S: Store> UsageLog<S> {
                 if record.time_ms < horizon || tail.seen.len() >= limits::SEEN_REQUESTS {
                     break;
                 }
-                if let Ok(body) = decode::<RequestBody>(&record.request.body.0) {
-                    tail.seen.insert(body.request_id, (digest_of(&record.request), body.expires_ms));
+                if let (None, Ok(body)) = (record.refused, decode::<RequestBody>(&record.request.body.0)) {
+                    tail.seen.insert((body.client, body.request_id), (digest_of(&record.request), body.expires_ms));
                 }
                 at -= 1;
             }
@@ -85,12 +86,12 @@ impl<S: Store> UsageLog<S> {
         Ok(Self { store, tail: Mutex::new(tail), bytes_max })
     }
 
-    /// Whether a request id was used for another body.
+    /// Whether a client used a request id for another body that was granted.
     ///
     /// # Errors
     /// `request_replayed`.
-    pub(crate) fn check_replay(&self, request: &RequestId, signed: &SignedRequest) -> Result<(), Refusal> {
-        match lock(&self.tail).seen.get(request) {
+    pub(crate) fn check_replay(&self, body: &RequestBody, signed: &SignedRequest) -> Result<(), Refusal> {
+        match lock(&self.tail).seen.get(&(body.client, body.request_id)) {
             Some((digest, _)) if *digest != digest_of(signed) => {
                 Err(Refusal::new(ErrorCode::RequestReplayed, "this request id was used for another request"))
             }
@@ -134,7 +135,10 @@ impl<S: Store> UsageLog<S> {
         self.store.write(batch)?;
         tail.sequence = record.sequence;
         tail.digest = record.digest();
-        tail.remember(body, digest_of(decision.request), decision.now_ms);
+        // A refused request leaves no trace here: anybody can have one refused.
+        if decision.refused.is_none() {
+            tail.remember(body, digest_of(decision.request), decision.now_ms);
+        }
         Ok(Ok(()))
     }
 
@@ -162,8 +166,9 @@ impl Tail {
         if self.seen.len() >= limits::SEEN_REQUESTS {
             self.seen.retain(|_, (_, expires)| *expires > now_ms);
         }
-        // The first body wins; another one is refused before it comes here, or logged as refused.
-        self.seen.entry(body.request_id).or_insert((digest, body.expires_ms));
+        // The first body wins; another one is refused before it comes here.
+        let expires_ms = body.expires_ms.min(now_ms.saturating_add(limits::REQUEST_LIFETIME_MS));
+        self.seen.entry((body.client, body.request_id)).or_insert((digest, expires_ms));
     }
 }
 

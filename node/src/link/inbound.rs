@@ -97,6 +97,9 @@ async fn serve<A: Answering>(
     tokio::spawn(send_answers(ready, frames));
     let room = Arc::new(Semaphore::new(CALLS_OPEN));
     while let Ok(Some(frame)) = calls.message().await {
+        if frame.items.len() > ITEMS_PER_FRAME {
+            return;
+        }
         for item in frame.items {
             // A peer that asks faster than this node answers waits here, on its own stream.
             let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };

@@ -1,10 +1,12 @@
 //! Dialling the peers: for each peer and lane one task that keeps a stream open and sends calls on it.
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use symbolon_protocol::genesis::Genesis;
 use symbolon_protocol::id::{BootId, ClusterId, NodeId};
 use symbolon_protocol::identity::Identity;
@@ -110,17 +112,26 @@ impl<S: Store> Dialler<S> {
     /// Opens the stream again and again until the node stops.
     async fn run(self, mut queue: mpsc::Receiver<Call>) {
         let mut pause = Duration::from_millis(20);
+        let mut told = false;
         loop {
-            let opened = tokio::time::timeout(Duration::from_secs(3), self.open()).await;
+            // The library below fails on some headers that a peer may answer with: that ends the try and not this task.
+            let opening = AssertUnwindSafe(self.open()).catch_unwind();
+            let opened = tokio::time::timeout(Duration::from_secs(3), opening).await;
+            let opened = opened.map(|opened| opened.unwrap_or_else(|_| Err("the answer cannot be read".to_owned())));
             match opened {
                 Ok(Ok((frames, answers))) => {
                     tracing::info!(peer = %self.peer, lane = ?self.lane, "stream to peer is open");
                     self.up.store(true, Ordering::Relaxed);
                     pause = Duration::from_millis(20);
-                    let why = carry(&mut queue, frames, answers).await;
+                    let carried = AssertUnwindSafe(carry(&mut queue, frames, answers)).catch_unwind().await;
+                    let why = carried.unwrap_or_else(|_| Some("the peer's answer cannot be read".to_owned()));
                     self.up.store(false, Ordering::Relaxed);
                     let Some(why) = why else { return };
                     tracing::info!(peer = %self.peer, lane = ?self.lane, %why, "stream to peer is closed");
+                }
+                // A peer that refuses this node as stale says what its operator must know.
+                Ok(Err(error)) if error.starts_with("quarantined") && !std::mem::replace(&mut told, true) => {
+                    tracing::error!(peer = %self.peer, %error, "a peer does not let this node take part, or is kept out by it");
                 }
                 Ok(Err(error)) => {
                     tracing::debug!(peer = %self.peer, lane = ?self.lane, %error, "peer is not reachable")
@@ -138,6 +149,7 @@ impl<S: Store> Dialler<S> {
 
     /// Opens the stream and exchanges hellos.
     async fn open(&self) -> Result<(mpsc::Sender<Frame>, Streaming<Frame>), String> {
+        let before = self.boots.highest(self.peer).map_err(|fault| fault.to_string())?;
         let (frames, outgoing) = mpsc::channel(16);
         let first = Frame { hello: Some(hello(&self.cluster, self.boot)), items: Vec::new() };
         frames.send(first).await.map_err(|e| e.to_string())?;
@@ -154,7 +166,7 @@ impl<S: Store> Dialler<S> {
         let theirs = first.and_then(|frame| frame.hello).ok_or("the peer did not say hello")?;
         let boot = check_hello(&self.cluster, &theirs).map_err(|refusal| refusal.to_string())?;
         // Dialled or dialling: a peer that went back in time gets nothing of this node.
-        self.boots.meet(self.peer, boot).await.map_err(|refused| format!("{refused:?}"))?;
+        self.boots.was_dialled(self.peer, boot, before).await.map_err(|refused| refused.to_string())?;
         Ok((frames, answers))
     }
 }

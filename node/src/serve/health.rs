@@ -42,7 +42,8 @@ pub fn serve(path: PathBuf, state: impl Fn() -> Result<String, String> + Send + 
 /// What is wrong: the node does not run, does not answer, or is not well.
 pub async fn ask(path: &Path) -> Result<String, String> {
     let asked = async {
-        let mut stream = UnixStream::connect(path).await.map_err(|e| format!("{}: {e}", path.display()))?;
+        let connected = UnixStream::connect(path).await;
+        let mut stream = connected.map_err(|e| format!("the node does not run ({}: {e})", path.display()))?;
         let mut line = String::new();
         stream.read_to_string(&mut line).await.map_err(|e| e.to_string())?;
         match line.trim().split_once(' ') {

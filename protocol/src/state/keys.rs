@@ -212,14 +212,14 @@ fn change_version<T: Tables>(
 ) -> Result<Result<(), Refusal>, StoreFault> {
     let state = version.state_at(cluster.time_ms);
     let wrong = |what: &str| {
-        let message = format!("version {} of key `{}` is {state}: it is not to {what}", version.number, key.name);
+        let message = format!("version {} of key `{}` is {state}: `{what}` is refused", version.number, key.name);
         Ok(Err(Refusal::new(ErrorCode::WrongState, message)))
     };
     let to = match (decide(state, event), &version.destruction) {
         (Verdict::No, _) => return wrong(action.name()),
         (Verdict::To(to), _) => to,
         (Verdict::Back, Some(destruction)) if destruction.at_ms > cluster.time_ms => destruction.before,
-        (Verdict::Back, _) => return wrong("be kept: erasing has begun"),
+        (Verdict::Back, _) => return wrong("cancel destruction"),
     };
     match action {
         Action::RevokeKey { reason } => {

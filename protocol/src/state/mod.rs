@@ -162,12 +162,16 @@ fn apply_request<T: Tables>(
         Err(refusal) => return Ok(Outcome::Refused(refusal)),
     };
     let body = verified.body();
-    let record_key = schema::request(&body.request_id);
+    let record_key = schema::request(&body.client, &body.request_id);
     if let Some(seen) = read::<RequestRecord>(tables, &record_key)? {
         let replayed = Refusal::new(ErrorCode::RequestReplayed, "this request id was used for another request");
         return Ok(if seen.digest == verified.digest() { seen.outcome } else { Outcome::Refused(replayed) });
     }
-    // A refusal before this line is not remembered: somebody without a registered identity must not fill the tables.
+    // A refusal before this line is not remembered: neither somebody without a registered identity nor a request whose time is
+    // not now, and may never be, must fill the tables.
+    if let Err(refusal) = verified.check_time(cluster.time_ms) {
+        return Ok(Outcome::Refused(refusal));
+    }
     let Some(client) = records::client_of(tables, &body.client)? else {
         return Ok(Outcome::Refused(unknown_client(&verified)));
     };
@@ -183,7 +187,7 @@ fn apply_request<T: Tables>(
     let record = RequestRecord { digest: verified.digest(), expires_ms, outcome: outcome.clone() };
     if cluster.time_ms < expires_ms {
         tables.put(record_key, &record);
-        tables.put(schema::request_expiry(expires_ms, &body.request_id), &true);
+        tables.put(schema::request_expiry(expires_ms, &body.client, &body.request_id), &true);
     }
     Ok(outcome)
 }
@@ -201,7 +205,6 @@ fn decide<T: Tables>(
     client: &ClientRecord,
     request: &VerifiedRequest,
 ) -> Result<Outcome, Stop> {
-    request.check_time(cluster.time_ms)?;
     check_right(tables, client, request.body())?;
     let body = request.body();
     match &body.action {
@@ -246,9 +249,8 @@ fn forget_expired<T: Tables>(tables: &mut Overlay<'_, T>, now_ms: u64) -> Result
         if !expired {
             break;
         }
-        if let Some(id) = key.get(9..).and_then(|id| id.try_into().ok()) {
-            tables.remove(schema::request(&crate::id::RequestId::from_bytes(id)));
-        }
+        // The rest of the key, client and id, is that of the record.
+        tables.remove([schema::REQUESTS, key.get(9..).unwrap_or_default()].concat());
         tables.remove(key);
     }
     Ok(())

@@ -73,7 +73,13 @@ pub(crate) fn check_right(tables: &impl Tables, client: &ClientRecord, body: &Re
         | Action::CancelDestroyKey => require(client, action, Role::KeyAdmin, &key_of(tables, body.key)?.name),
         Action::Sign => require(client, action, Role::Signer, &key_of(tables, body.key)?.name),
         Action::ShowKey { name } if may_read_key(client, name) => Ok(()),
-        Action::ShowKey { name } => Err(denied(client, action, Role::Auditor, Some(name))),
+        Action::ShowKey { name } => {
+            let message = format!(
+                "client `{}` has no role on key `{name}`: `signer` signs with it, `auditor` reads it, `key-admin` manages it",
+                client.name
+            );
+            Err(Refusal::new(ErrorCode::PermissionDenied, message).into())
+        }
         // Lists and the status show only what the client may see; usage records are filtered where they are read.
         Action::ListKeys { .. } | Action::Status | Action::Explain { .. } => Ok(()),
         Action::ListClients { .. } if may_read_usage(client) => Ok(()),

@@ -35,11 +35,8 @@ pub(crate) fn raft_door(scene: &Attacked) {
             other => panic!("{what}: node{to} answers {other:?}"),
         };
         // What it says in its own name and of a term long past reaches Raft, which has better things to do.
-        let past = |entry: Vec<u8>| append(0, me, Some((0, last + 1_000)), &[entry]);
         for call in [
             RaftCall::Append(append(0, me, None, &[])),
-            RaftCall::Append(past(membership((0, last + 1_001), &[1, 2, 3]))),
-            RaftCall::Append(past(normal((0, last + 1_001), &tick(now_ms())))),
             RaftCall::Vote(vote(0, me, None)),
             RaftCall::PreVote(vote(0, me, None)),
         ] {
