@@ -266,7 +266,7 @@ async fn serve(loaded: Loaded, closing: &mut Option<Closing>) -> Result<(), Stri
         usage_bytes: config.usage_log_max_mib << 20,
     };
     let core: Daemon = Core::start(parts).await?;
-    let limits = AcceptLimits { max_connections: 1024, max_per_ip: 1024, handshake_timeout: Duration::from_secs(5) };
+    let limits = AcceptLimits { max_connections: 1024, max_per_ip: 256, handshake_timeout: Duration::from_secs(5) };
     let peer_service = PeerService::server(genesis, boot, core.clone());
     let peer_server = rpc_serve::server().add_service(peer_service).serve_with_incoming(incoming(
         peers,

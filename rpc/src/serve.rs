@@ -4,6 +4,7 @@
 //! connects and says nothing costs one slot until a deadline; from one address only so many slots can be taken.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
@@ -36,6 +37,9 @@ pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 pub const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 /// What one connection may have on the way, bytes: more than one stream may, so that no stream blocks the others.
 pub const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+
+/// Connections at once of one identity on a listener that asks for one: two streams, those of a start before, and room.
+const MAX_PER_IDENTITY: usize = 16;
 
 /// Pause after a failed `accept`: out of file descriptors, it would fail again at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -83,7 +87,8 @@ async fn accept_loop(
     ready: mpsc::Sender<io::Result<Conn>>,
 ) {
     let slots = Arc::new(Semaphore::new(limits.max_connections.min(Semaphore::MAX_PERMITS)));
-    let sources = Arc::new(Sources { limit: limits.max_per_ip, open: Mutex::default() });
+    let sources = Sources::new(limits.max_per_ip);
+    let identities = Sources::new(MAX_PER_IDENTITY);
     let mut handshakes = JoinSet::new();
     let mut failing = false;
     loop {
@@ -111,19 +116,32 @@ async fn accept_loop(
                 continue;
             }
         };
-        let Some(source) = sources.enter(remote.ip()) else {
+        let Some(source) = sources.enter(source_of(remote.ip())) else {
             tracing::debug!(%remote, "too many connections from this address");
             continue;
         };
         while handshakes.try_join_next().is_some() {}
-        let (acceptor, ready) = (acceptor.clone(), ready.clone());
+        let (acceptor, ready, identities) = (acceptor.clone(), ready.clone(), Arc::clone(&identities));
         handshakes.spawn(async move {
             match handshake(tcp, &acceptor, limits.handshake_timeout).await {
                 Ok((tls, peer)) => {
+                    // One member must not take the places of the others.
+                    let identity = peer.map(|peer| identities.enter(*peer.as_bytes()));
+                    if identity.as_ref().is_some_and(Option::is_none) {
+                        tracing::debug!(%remote, "too many connections of this identity");
+                        return;
+                    }
                     let preface =
                         Preface { missing: PREFACE_BYTES, deadline: Box::pin(sleep(limits.handshake_timeout)) };
                     let info = PeerInfo { remote, peer };
-                    let connection = Conn { tls, info, preface: Some(preface), _slot: slot, _source: source };
+                    let connection = Conn {
+                        tls,
+                        info,
+                        preface: Some(preface),
+                        _slot: slot,
+                        _source: source,
+                        _identity: identity.flatten(),
+                    };
                     // Fails only when the server has stopped.
                     let _ = ready.send(Ok(connection)).await;
                 }
@@ -148,25 +166,27 @@ async fn handshake(
     Ok((tls, peer))
 }
 
-/// Connections per source.
+/// Connections per source, or per identity.
 #[derive(Debug)]
-struct Sources {
+struct Sources<K> {
     limit: usize,
-    open: Mutex<HashMap<IpAddr, usize>>,
+    open: Mutex<HashMap<K, usize>>,
 }
 
-impl Sources {
-    fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Source> {
-        let address = source_of(address);
+impl<K: Eq + Hash + Copy> Sources<K> {
+    fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self { limit, open: Mutex::default() })
+    }
+    fn enter(self: &Arc<Self>, name: K) -> Option<Source<K>> {
         let mut open = self.lock();
-        let count = open.get(&address).copied().unwrap_or(0);
+        let count = open.get(&name).copied().unwrap_or(0);
         if count >= self.limit {
             return None;
         }
-        open.insert(address, count + 1);
-        Some(Source { address, sources: Arc::clone(self) })
+        open.insert(name, count + 1);
+        Some(Source { name, sources: Arc::clone(self) })
     }
-    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<K, usize>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -181,17 +201,17 @@ fn source_of(address: IpAddr) -> IpAddr {
 
 /// One connection counted for its source, until it is dropped.
 #[derive(Debug)]
-struct Source {
-    address: IpAddr,
-    sources: Arc<Sources>,
+struct Source<K: Eq + Hash + Copy> {
+    name: K,
+    sources: Arc<Sources<K>>,
 }
 
-impl Drop for Source {
+impl<K: Eq + Hash + Copy> Drop for Source<K> {
     fn drop(&mut self) {
         let mut open = self.sources.lock();
-        match open.get_mut(&self.address) {
+        match open.get_mut(&self.name) {
             Some(count) if *count > 1 => *count -= 1,
-            _ => drop(open.remove(&self.address)),
+            _ => drop(open.remove(&self.name)),
         }
     }
 }
@@ -210,7 +230,8 @@ pub struct Conn {
     info: PeerInfo,
     preface: Option<Preface>,
     _slot: OwnedSemaphorePermit,
-    _source: Source,
+    _source: Source<IpAddr>,
+    _identity: Option<Source<[u8; 32]>>,
 }
 
 impl Connected for Conn {

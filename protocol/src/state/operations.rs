@@ -17,7 +17,9 @@ use crate::schema::replicated as schema;
 use crate::table::{Overlay, Tables, read};
 use crate::wire::encode;
 
-use super::records::{AttemptRecord, ClusterRecord, KeyRecord, OperationRecord, StoredCertificate, VersionRecord};
+use super::records::{
+    AttemptRecord, ClusterRecord, KeyRecord, OperationRecord, ReadyRecord, StoredCertificate, VersionRecord,
+};
 use super::{Stop, keys, operation_id, records, refuse};
 
 /// The first attempt at a key's latest version.
@@ -40,7 +42,6 @@ pub(crate) fn first(cluster: &ClusterRecord, key: &KeyRecord, plan: &RosterPlan)
         attempt: 1,
         deadline_ms: cluster.time_ms.saturating_add(limits::GENERATE_ATTEMPT_MS),
         ready: BTreeMap::new(),
-        core: None,
     }
 }
 
@@ -83,14 +84,22 @@ fn take_ready<T: Tables>(
     core: CertificateCore,
     ready: Ready,
 ) -> Result<Outcome, Stop> {
-    if running.core.as_ref().is_some_and(|first| *first != core) {
-        // Holders that computed different results can never agree, and nobody can tell who is right: the attempt is over.
-        return end_attempt(tables, cluster, running, Some(node), FaultReport::new(FaultKind::WrongResult, []));
-    }
-    running.ready.insert(node, ready);
-    running.core = Some(core.clone());
-    if running.ready.len() == running.ceremony.roster.len() {
+    running.ready.insert(node, ReadyRecord { core: core.clone(), ready });
+    let n = running.ceremony.roster.len();
+    let votes_for = |core: &CertificateCore| running.ready.values().filter(|vote| vote.core == *core).count();
+    if votes_for(&core) == n {
         return commit(tables, cluster, running, core);
+    }
+    // Holders that computed different results can never agree. With fewer than t evil ones, a result that n-t+1 vote for is the
+    // honest one, and whoever votes for another is known; until there is one, more votes are waited for.
+    let honest = running.ready.values().find(|vote| votes_for(&vote.core) > n - running.ceremony.threshold.get());
+    let odd = |honest: &ReadyRecord| {
+        let others = running.ready.iter().filter(|(_, vote)| vote.core != honest.core);
+        others.map(|(node, _)| *node).collect::<Vec<NodeId>>()
+    };
+    let culprits = honest.map(odd).unwrap_or_default();
+    if !culprits.is_empty() || running.ready.len() == n {
+        return end_attempt(tables, cluster, running, None, FaultReport::new(FaultKind::WrongResult, culprits));
     }
     tables.put(schema::operation(&running.ceremony.operation), &running);
     Ok(Outcome::Noted)
@@ -110,8 +119,8 @@ fn commit<T: Tables>(
     version.state = state;
     version.roster.clone_from(&ceremony.roster);
     let outcome = Outcome::activated(&core);
-    version.certificate =
-        Some(StoredCertificate { core, ready: running.ready, activated: BTreeMap::new(), heads: BTreeMap::new() });
+    let ready = running.ready.into_iter().map(|(node, vote)| (node, vote.ready)).collect();
+    version.certificate = Some(StoredCertificate { core, ready, activated: BTreeMap::new(), heads: BTreeMap::new() });
     tables.remove(schema::operation(&ceremony.operation));
     tables.put(schema::version(&ceremony.key, ceremony.version), &version);
     keys::activate(tables, cluster, &ceremony.key, ceremony.version)?;
@@ -165,7 +174,6 @@ fn end_attempt<T: Tables>(
             running.attempt += 1;
             running.deadline_ms = cluster.time_ms.saturating_add(limits::GENERATE_ATTEMPT_MS);
             running.ready.clear();
-            running.core = None;
             version.roster.clone_from(&running.ceremony.roster);
             tables.put(schema::operation(&ended.operation), &running);
         }

@@ -177,11 +177,19 @@ pub struct OperationRecord {
     /// When the attempt may be ended by anybody, state time.
     pub deadline_ms: u64,
     /// READY votes so far.
-    pub ready: BTreeMap<NodeId, Ready>,
-    /// What they vote for.
-    pub core: Option<CertificateCore>,
+    pub ready: BTreeMap<NodeId, ReadyRecord>,
 }
-crate::wire_struct!(OperationRecord { ceremony, spares, attempt, deadline_ms, ready, core });
+crate::wire_struct!(OperationRecord { ceremony, spares, attempt, deadline_ms, ready });
+
+/// A READY vote of an attempt that runs, with what it votes for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadyRecord {
+    /// What is voted for.
+    pub core: CertificateCore,
+    /// The vote.
+    pub ready: Ready,
+}
+crate::wire_struct!(ReadyRecord { core, ready });
 
 /// What became of an ordered request.
 #[derive(Debug, Clone, PartialEq, Eq)]
