@@ -3,11 +3,18 @@
 //! Every call of a client is one of these, reads too. A body says everything that the signature covers; what is not in it
 //! cannot change what is done. Messages travel beside the body and are bound by length and digest.
 
+mod check;
+mod grant;
+#[cfg(test)]
+#[expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use sha2::{Digest as _, Sha256};
 
+pub use self::grant::{Grant, Role};
 use crate::error::{ErrorCode, Refusal};
 use crate::id::{ClusterId, Digest, KeyId, KeyVersion, Name, NodeId, RequestId, Threshold};
 use crate::identity::{Domain, PublicKey, Signature, tagged_hash};
@@ -84,78 +91,6 @@ impl RosterPlan {
             ));
         }
         Ok(())
-    }
-}
-
-/// What a client may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Role {
-    /// Everything: an administrator could grant itself every other role anyway.
-    Admin,
-    /// Creates and manages keys, per key or pattern.
-    KeyAdmin,
-    /// Uses keys, per key or pattern.
-    Signer,
-    /// Reads, per key or pattern.
-    Auditor,
-}
-crate::wire_enum!(Role { 1 => Admin, 2 => KeyAdmin, 3 => Signer, 4 => Auditor });
-
-impl Role {
-    /// Its name on the command line.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Admin => "admin",
-            Self::KeyAdmin => "key-admin",
-            Self::Signer => "signer",
-            Self::Auditor => "auditor",
-        }
-    }
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// A role on the keys whose name matches a pattern.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Grant {
-    /// The role.
-    pub role: Role,
-    /// Names of keys; `*` stands for any run of characters.
-    pub keys: String,
-}
-crate::wire_struct!(Grant { role, keys });
-
-impl Grant {
-    /// Whether the pattern covers a key name.
-    #[must_use]
-    pub fn covers(&self, key: &Name) -> bool {
-        let mut parts = self.keys.split('*');
-        let Some(mut rest) = parts.next().and_then(|head| key.as_str().strip_prefix(head)) else { return false };
-        let mut middle: Vec<&str> = parts.collect();
-        let Some(last) = middle.pop() else { return rest.is_empty() };
-        for part in middle {
-            match rest.find(part).and_then(|at| rest.get(at + part.len()..)) {
-                Some(tail) => rest = tail,
-                None => return false,
-            }
-        }
-        rest.ends_with(last)
-    }
-    /// Checks the pattern's characters and length.
-    ///
-    /// # Errors
-    /// [`Refusal`] when it could match no name.
-    pub fn check(&self) -> Result<(), Refusal> {
-        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/' | '*');
-        if !self.keys.is_empty() && self.keys.len() <= limits::NAME_BYTES && self.keys.chars().all(allowed) {
-            return Ok(());
-        }
-        Err(Refusal::new(ErrorCode::InvalidArgument, format!("`{}` is no key name or pattern", self.keys)))
     }
 }
 
@@ -517,7 +452,7 @@ impl SignedRequest {
             return Err(Refusal::new(ErrorCode::WrongCluster, message));
         }
         self.check_signatures(&body)?;
-        check_body(&body)?;
+        check::check_body(&body)?;
         let digest = Digest::from_bytes(
             Sha256::new().chain_update(b"symbolon/request-digest/v1").chain_update(&self.body.0).finalize().into(),
         );
@@ -547,206 +482,4 @@ impl SignedRequest {
 
 fn unsupported_role(role: SignatureRole) -> Refusal {
     Refusal::new(ErrorCode::Unsupported, format!("signatures in the role {role:?} are not supported by this version"))
-}
-
-/// Rules of the body that the codec cannot express.
-fn check_body(body: &RequestBody) -> Result<(), Refusal> {
-    let invalid = |message: &str| Err(Refusal::new(ErrorCode::InvalidArgument, message));
-    match body.expires_ms.checked_sub(body.not_before_ms) {
-        None | Some(0) => return invalid("the request expires before it becomes valid"),
-        Some(ms) if ms > limits::REQUEST_LIFETIME_MS => return invalid("a request lives at most five minutes"),
-        Some(_) => {}
-    }
-    if body.payload_type != "raw" {
-        let message = format!("payload type `{}` is not supported by this version; use `raw`", body.payload_type);
-        return Err(Refusal::new(ErrorCode::Unsupported, message));
-    }
-    if !body.context.is_empty() {
-        return Err(Refusal::new(ErrorCode::Unsupported, "a request context is not supported by this version"));
-    }
-    let is_sign = matches!(body.action, Action::Sign);
-    if is_sign == body.messages.is_empty() {
-        return invalid("a sign request names at least one message, every other request none");
-    }
-    if body.messages.len() > limits::MESSAGES_PER_REQUEST {
-        let message = format!("a request has at most {} messages", limits::MESSAGES_PER_REQUEST);
-        return Err(Refusal::new(ErrorCode::TooLarge, message));
-    }
-    if is_sign && body.version != VersionSelector::Active {
-        return Err(Refusal::new(ErrorCode::Unsupported, "only the active version signs; leave the version out"));
-    }
-    check_key_field(body)?;
-    check_action(&body.action)
-}
-
-fn check_key_field(body: &RequestBody) -> Result<(), Refusal> {
-    let needs_key = matches!(
-        body.action,
-        Action::RotateKey { .. }
-            | Action::SuspendKey
-            | Action::ResumeKey
-            | Action::RevokeKey { .. }
-            | Action::DestroyKey { .. }
-            | Action::CancelDestroyKey
-            | Action::Sign
-    );
-    if needs_key == body.key.is_some() {
-        return Ok(());
-    }
-    let verb = if needs_key { "needs" } else { "takes no" };
-    Err(Refusal::new(ErrorCode::InvalidArgument, format!("`{}` {verb} key id", body.action.name())))
-}
-
-fn check_action(action: &Action) -> Result<(), Refusal> {
-    let invalid = |message: String| Err(Refusal::new(ErrorCode::InvalidArgument, message));
-    match action {
-        Action::CreateKey { plan, tags, .. } => {
-            plan.check()?;
-            check_tags(tags)
-        }
-        Action::RotateKey { plan, .. } => plan.check(),
-        Action::RevokeKey { reason } if reason.is_empty() || reason.len() > limits::REASON_BYTES => {
-            invalid(format!("a reason of 1 to {} bytes is needed", limits::REASON_BYTES))
-        }
-        Action::DestroyKey { wait_ms, .. } if *wait_ms > limits::DESTROY_WAIT_MS => {
-            invalid("a destruction waits at most 365 days".to_owned())
-        }
-        Action::AddClient { grant: Grant { role: Role::Admin, keys }, .. } if keys != "*" => {
-            invalid(format!("an administrator has every right: the role `admin` is given on `*`, not on `{keys}`"))
-        }
-        Action::AddClient { grant, .. } => grant.check(),
-        Action::ListKeys { limit, after, tags } => {
-            check_tags(tags)?;
-            check_page(*limit, after)
-        }
-        Action::ListClients { limit, after } => check_page(*limit, after),
-        Action::RevokeKey { .. }
-        | Action::DestroyKey { .. }
-        | Action::SuspendKey
-        | Action::ResumeKey
-        | Action::CancelDestroyKey
-        | Action::Sign
-        | Action::ShowKey { .. }
-        | Action::Status
-        | Action::Explain { .. }
-        | Action::RemoveClient { .. }
-        | Action::UpgradeCluster { .. } => Ok(()),
-    }
-}
-
-fn check_page(limit: u32, after: &str) -> Result<(), Refusal> {
-    if (1..=limits::PAGE_ITEMS).contains(&limit) && after.len() <= limits::NAME_BYTES {
-        return Ok(());
-    }
-    Err(Refusal::new(ErrorCode::InvalidArgument, format!("a page has 1 to {} items", limits::PAGE_ITEMS)))
-}
-
-fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), Refusal> {
-    let fits = |text: &str| text.len() <= limits::TAG_BYTES;
-    if tags.len() <= limits::TAGS && tags.iter().all(|(k, v)| !k.is_empty() && fits(k) && fits(v)) {
-        return Ok(());
-    }
-    let message = format!("at most {} tags, names and values of at most {} bytes", limits::TAGS, limits::TAG_BYTES);
-    Err(Refusal::new(ErrorCode::InvalidArgument, message))
-}
-
-#[cfg(test)]
-#[expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
-mod tests {
-    use super::*;
-    use crate::identity::Identity;
-
-    fn grant(keys: &str) -> Grant {
-        Grant { role: Role::Signer, keys: keys.to_owned() }
-    }
-
-    #[test]
-    fn patterns() {
-        let name = |text| Name::new(text).unwrap();
-        for (pattern, key, covered) in [
-            ("release", "release", true),
-            ("release", "release2", false),
-            ("release*", "release2", true),
-            ("*", "anything", true),
-            ("*-prod", "api-prod", true),
-            ("*-prod", "api-prod-2", false),
-            ("a*b*c", "aXXbYYc", true),
-            ("a*b*c", "aXXcYYb", false),
-            ("a*a", "a", false),
-            ("a**a", "aa", true),
-        ] {
-            assert_eq!(grant(pattern).covers(&name(key)), covered, "{pattern} {key}");
-        }
-        assert!(grant("a b").check().is_err() && grant("").check().is_err());
-    }
-
-    fn body(identity: &Identity) -> RequestBody {
-        RequestBody {
-            cluster: ClusterId::from_bytes([7; 32]),
-            client: identity.public(),
-            request_id: RequestId::from_bytes([1; 16]),
-            not_before_ms: 1_000,
-            expires_ms: 61_000,
-            action: Action::Sign,
-            key: Some(KeyId::from_bytes([2; 32])),
-            version: VersionSelector::Active,
-            purpose: Purpose::Sign,
-            payload_type: "raw".to_owned(),
-            context: BTreeMap::new(),
-            messages: vec![MessageDigest::of(b"hello")],
-        }
-    }
-
-    fn code(result: Result<VerifiedRequest, Refusal>) -> ErrorCode {
-        result.unwrap_err().code
-    }
-
-    #[test]
-    fn a_good_request_passes_and_binds_its_messages() {
-        let identity = Identity::from_seed(&[3; 32]);
-        let request = SignedRequest::sign(&body(&identity), &identity);
-        let verified = request.verify(&ClusterId::from_bytes([7; 32])).unwrap();
-        assert!(verified.check_messages(&[Bytes(b"hello".to_vec())]).is_ok());
-        assert!(verified.check_messages(&[Bytes(b"hellO".to_vec())]).is_err());
-        assert!(verified.check_messages(&[]).is_err());
-        assert!(verified.check_time(1_000).is_ok());
-        assert_eq!(verified.check_time(62_500).unwrap_err().code, ErrorCode::RequestExpired);
-        assert_eq!(verified.check_time(999).unwrap_err().code, ErrorCode::RequestNotYetValid);
-    }
-
-    #[test]
-    fn every_changed_byte_of_the_body_is_refused() {
-        let identity = Identity::from_seed(&[3; 32]);
-        let request = SignedRequest::sign(&body(&identity), &identity);
-        let cluster = ClusterId::from_bytes([7; 32]);
-        for at in 0..request.body.0.len() {
-            let mut changed = request.clone();
-            changed.body.0[at] ^= 1;
-            assert!(changed.verify(&cluster).is_err(), "byte {at}");
-        }
-    }
-
-    #[test]
-    fn what_is_not_supported_is_refused_by_name() {
-        let identity = Identity::from_seed(&[3; 32]);
-        let cluster = ClusterId::from_bytes([7; 32]);
-        let check = |change: &dyn Fn(&mut RequestBody)| {
-            let mut body = body(&identity);
-            change(&mut body);
-            code(SignedRequest::sign(&body, &identity).verify(&cluster))
-        };
-        assert_eq!(check(&|b| b.payload_type = "ssh".to_owned()), ErrorCode::Unsupported);
-        assert_eq!(check(&|b| b.context = BTreeMap::from([("a".to_owned(), "b".to_owned())])), ErrorCode::Unsupported);
-        assert_eq!(check(&|b| b.version = VersionSelector::All), ErrorCode::Unsupported);
-        assert_eq!(check(&|b| b.cluster = ClusterId::from_bytes([8; 32])), ErrorCode::WrongCluster);
-        assert_eq!(check(&|b| b.messages = vec![]), ErrorCode::InvalidArgument);
-        assert_eq!(
-            check(&|b| b.expires_ms = b.not_before_ms + limits::REQUEST_LIFETIME_MS + 1),
-            ErrorCode::InvalidArgument
-        );
-        assert_eq!(check(&|b| b.key = None), ErrorCode::InvalidArgument);
-        let mut request = SignedRequest::sign(&body(&identity), &identity);
-        request.signatures[0].role = SignatureRole::Approver;
-        assert_eq!(code(request.verify(&cluster)), ErrorCode::Unsupported);
-    }
 }

@@ -119,18 +119,19 @@ async fn a_dropped_stream_closes_the_listener() {
 
 #[test]
 fn sources_are_counted_and_forgotten() {
-    let sources = Arc::new(Sources { limit: 2, open: Mutex::default() });
+    let sources = Sources::new(2);
+    let enter = |address: IpAddr| sources.enter(source_of(address));
     let v4 = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
     let mapped = IpAddr::V6(Ipv4Addr::new(192, 0, 2, 1).to_ipv6_mapped());
-    let (first, second) = (sources.enter(v4), sources.enter(mapped));
-    assert!(first.is_some() && second.is_some() && sources.enter(v4).is_none());
+    let (first, second) = (enter(v4), enter(mapped));
+    assert!(first.is_some() && second.is_some() && enter(v4).is_none());
     let one: IpAddr = "2001:db8::1".parse().unwrap();
     let same_network: IpAddr = "2001:db8::ffff:0:0:2".parse().unwrap();
     let other_network: IpAddr = "2001:db8:0:1::1".parse().unwrap();
-    let third = (sources.enter(one), sources.enter(same_network));
-    assert!(sources.enter(one).is_none() && sources.enter(other_network).is_some());
+    let third = (enter(one), enter(same_network));
+    assert!(enter(one).is_none() && enter(other_network).is_some());
     drop((first, third));
-    assert!(sources.enter(v4).is_some());
+    assert!(enter(v4).is_some());
     drop(second);
     assert!(sources.lock().is_empty());
 }
