@@ -71,12 +71,12 @@ install: ## programs, man pages, completions and the systemd unit, under PREFIX 
 	  "$(DESTDIR)$(bashdir)" "$(DESTDIR)$(zshdir)" "$(DESTDIR)$(fishdir)"
 	@install -m 755 $(BIN)/symbolond $(BIN)/symbolon "$(DESTDIR)$(bindir)"
 	@made=$$(mktemp -d); trap 'rm -rf "$$made"' EXIT; \
-	  $(BIN)/symbolon man >"$$made/symbolon.1"; \
+	  $(BIN)/symbolon man --dir "$$made/man1" -o json; \
 	  $(BIN)/symbolon completions bash >"$$made/symbolon"; \
 	  $(BIN)/symbolon completions zsh >"$$made/_symbolon"; \
 	  $(BIN)/symbolon completions fish >"$$made/symbolon.fish"; \
 	  sed 's|/usr/local/bin|$(bindir)|g' deploy/symbolond.service >"$$made/symbolond.service"; \
-	  install -m 644 "$$made/symbolon.1" "$(DESTDIR)$(mandir)"; \
+	  install -m 644 "$$made"/man1/*.1 "$(DESTDIR)$(mandir)"; \
 	  install -m 644 "$$made/symbolon" "$(DESTDIR)$(bashdir)"; \
 	  install -m 644 "$$made/_symbolon" "$(DESTDIR)$(zshdir)"; \
 	  install -m 644 "$$made/symbolon.fish" "$(DESTDIR)$(fishdir)"; \
@@ -88,7 +88,8 @@ install: ## programs, man pages, completions and the systemd unit, under PREFIX 
 	@echo "then docs/operating.md: symbolond init, genesis, and systemctl enable --now symbolond"
 
 uninstall: ## what install put there; a node's data and the user stay
-	@rm -f "$(DESTDIR)$(bindir)/symbolond" "$(DESTDIR)$(bindir)/symbolon" "$(DESTDIR)$(mandir)/symbolon.1" \
+	@rm -f "$(DESTDIR)$(bindir)/symbolond" "$(DESTDIR)$(bindir)/symbolon" \
+	  "$(DESTDIR)$(mandir)/symbolon.1" "$(DESTDIR)$(mandir)"/symbolon-*.1 \
 	  "$(DESTDIR)$(bashdir)/symbolon" "$(DESTDIR)$(zshdir)/_symbolon" "$(DESTDIR)$(fishdir)/symbolon.fish" \
 	  "$(DESTDIR)$(unitdir)/symbolond.service" "$(DESTDIR)$(sysusersdir)/symbolon.conf"
 	@echo "removed from $(DESTDIR)$(PREFIX); the data of a node (/var/lib/symbolon) and the user symbolon are left alone"

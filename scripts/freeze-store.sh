@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the store that later builds must be able to open: tests/fixtures/store-v1.tar.gz, and store-v1.json with what it holds.
+# Makes the store that later builds must be able to open: tests/fixtures/store-v2.tar.gz, and store-v2.json with what it holds.
 # Once a release has been made, its store is frozen for good: a new format gets a new fixture beside it.
 #
 #   scripts/freeze-store.sh           refuses to replace what is there
@@ -11,7 +11,7 @@ cd "$ROOT"
 
 # The addresses of the nodes stand in genesis, so every run of the test needs these ports: 29410 to 29431.
 BASE_PORT=29400
-FIXTURE=$ROOT/tests/fixtures/store-v1
+FIXTURE=$ROOT/tests/fixtures/store-v2
 # What runs the test that opens the fixture; it records what it sees when SYMBOLON_FREEZE is set.
 read -ra TEST <<<"${FROZEN_TEST:-cargo test --release --locked --workspace --test frozen}"
 

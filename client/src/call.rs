@@ -13,14 +13,15 @@ use symbolon_protocol::wire::{Wire, decode};
 use symbolon_rpc::{convert, v1};
 use tonic::{Request, Response, Status};
 
+use crate::barrier::Withdrawal;
 use crate::client::Client;
 use crate::link::{Link, Stub};
 use crate::retry::{Attempts, Round};
-use crate::trust::{bad, is_incomplete};
+use crate::trust::{bad, is_incomplete, is_newer};
 
 /// A call of the client service with its message.
 pub(crate) trait Rpc: Send + Sync {
-    type Reply: Send;
+    type Reply: Clone + Send;
     fn send(&self, stub: Stub, budget: Duration) -> impl Future<Output = Result<Self::Reply, Status>> + Send;
 }
 
@@ -51,10 +52,16 @@ rpcs! {
     ListKeys(Call) => list_keys -> ListKeysReply;
     /// A page of clients.
     ListClients(Call) => list_clients -> ListClientsReply;
+    /// A page of share operations.
+    ListOperations(Call) => list_operations -> ListOperationsReply;
+    /// The members.
+    ListMembers(Call) => list_members -> ListMembersReply;
     /// The cluster.
     ShowStatus(Call) => status -> StatusReply;
     /// The usage log of the asked node.
     Explain(Call) => explain -> ExplainReply;
+    /// What the asked node finds when it examines itself.
+    Doctor(Call) => doctor -> DoctorReply;
 }
 
 /// A node chooses the headers that it answers with, and the library below fails on some. That ends the call, nothing else.
@@ -71,6 +78,8 @@ pub(crate) struct Prepared {
     pub(crate) id: RequestId,
     /// The id that the key gets when this is a create request.
     pub(crate) new_key: Option<KeyId>,
+    /// What its answer is checked by when it takes a right away.
+    pub(crate) withdrawal: Option<Withdrawal>,
 }
 
 /// A signed request as it travels.
@@ -89,38 +98,100 @@ pub(crate) fn read<T: Wire>(what: &str, bytes: &[u8]) -> Result<T, Refusal> {
     decode(bytes).map_err(|error| bad(format!("answers with something that is no {what}: {error}")))
 }
 
+/// How far the asking is in one call.
+pub(crate) struct Asking {
+    turns: Vec<usize>,
+    attempts: Attempts,
+}
+
 impl Client {
-    /// Asks one node after the other until `check` accepts a reply or the deadline is over.
+    /// Asks one node after the other until `check` accepts a reply or the deadline is over. Everybody is asked the same, however
+    /// often.
     pub(crate) async fn ask<R, T, C>(&self, rpc: R, check: C) -> Result<T, Refusal>
     where
         R: Rpc,
         C: Fn(R::Reply) -> Result<T, Refusal> + Send + Sync,
     {
-        let turns = self.turns();
-        let mut attempts = Attempts::new(Instant::now(), self.deadline(), turns.len());
+        self.catch_up().await?;
+        let (mut asking, mut asked_anybody) = (self.asking(), false);
         loop {
-            for index in &turns {
-                let Some(link) = self.links().get(*index) else { continue };
-                let Some(budget) = attempts.budget(Instant::now()) else { return Err(attempts.give_up()) };
-                let refusal = match self.attempt(link, &rpc, budget).await.and_then(&check) {
-                    Ok(value) => {
-                        self.prefer(*index);
-                        return Ok(value);
+            match self.ask_everybody(&mut asking, &rpc, &check).await {
+                // Nobody who is known is there: perhaps they were all replaced since.
+                Some(Err(refusal)) if refusal.code == ErrorCode::Unreachable && !asked_anybody => {
+                    asked_anybody = true;
+                    if !self.ask_anybody_for_members().await {
+                        return Err(refusal);
                     }
-                    Err(refusal) => self.told(link, refusal),
-                };
-                if attempts.is_first_round() && refusal.code == ErrorCode::BadCertificate && !is_incomplete(&refusal) {
-                    let message = format!("node {} {}", link.label(self.trust()), refusal.message);
-                    self.report(&Refusal { message, ..refusal.clone() });
+                    asking = self.asking();
                 }
-                if let Some(refusal) = attempts.note(&link.label(self.trust()), refusal) {
-                    return Err(refusal);
+                Some(result) => return result,
+                None => {}
+            }
+        }
+    }
+
+    /// The beginning of a call.
+    pub(crate) fn asking(&self) -> Asking {
+        let turns = self.turns();
+        Asking { attempts: Attempts::new(Instant::now(), self.deadline(), turns.len()), turns }
+    }
+
+    /// Asks each node once, until `check` accepts a reply. None when everybody is to be asked again, after the pause before that.
+    pub(crate) async fn ask_everybody<R, T, C>(
+        &self,
+        asking: &mut Asking,
+        rpc: &R,
+        check: C,
+    ) -> Option<Result<T, Refusal>>
+    where
+        R: Rpc,
+        C: Fn(R::Reply) -> Result<T, Refusal> + Send + Sync,
+    {
+        let Asking { turns, attempts } = asking;
+        for index in turns.iter() {
+            let Some(link) = self.links().get(*index).cloned() else { continue };
+            let link = &*link;
+            let Some(budget) = attempts.budget(Instant::now()) else { return Some(Err(attempts.give_up())) };
+            let reply = self.attempt(link, rpc, budget).await;
+            let refusal = match self.look_twice(link, budget, reply, &check).await {
+                Ok(value) => {
+                    self.prefer(*index);
+                    return Some(Ok(value));
                 }
+                Err(refusal) => self.told(link, refusal),
+            };
+            if attempts.is_first_round() && refusal.code == ErrorCode::BadCertificate && !is_incomplete(&refusal) {
+                let message = format!("node {} {}", link.label(self.trust()), refusal.message);
+                self.report(&Refusal { message, ..refusal.clone() });
             }
-            match attempts.round_over(Instant::now()) {
-                Round::Again(pause) => tokio::time::sleep(pause).await,
-                Round::Over(refusal) => return Err(refusal),
+            if let Some(refusal) = attempts.note(&link.label(self.trust()), refusal) {
+                return Some(Err(refusal));
             }
+        }
+        match attempts.round_over(Instant::now()) {
+            Round::Again(pause) => {
+                tokio::time::sleep(pause).await;
+                None
+            }
+            Round::Over(refusal) => Some(Err(refusal)),
+        }
+    }
+
+    /// Checks a reply; one that names members that are not known here is looked at again when the node showed how they came.
+    async fn look_twice<R: Clone, T>(
+        &self,
+        link: &Link,
+        budget: Duration,
+        reply: Result<R, Refusal>,
+        check: impl Fn(R) -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
+        let reply = reply?;
+        match check(reply.clone()) {
+            Err(refusal) if is_newer(&refusal) => {
+                self.follow_at(link, budget).await?;
+                check(reply)
+            }
+            checked => checked,
         }
     }
 
@@ -140,8 +211,9 @@ impl Client {
         result
     }
 
-    /// A refusal with what only this side knows: who said it, and how far the clocks differ.
+    /// A refusal, not longer than one may be, with what only this side knows: who said it, and how far the clocks differ.
     fn told(&self, link: &Link, refusal: Refusal) -> Refusal {
+        let refusal = convert::bounded(refusal);
         match refusal.code {
             ErrorCode::BadCertificate => refusal.with("node", Detail::Text(link.name(self.trust()))),
             ErrorCode::RequestExpired | ErrorCode::RequestNotYetValid => match link.ahead_ms() {
@@ -162,15 +234,5 @@ fn with_clocks(mut refusal: Refusal, label: &str, ahead_ms: i64) -> Refusal {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_expired_request_says_how_far_the_clocks_differ() {
-        let expired = Refusal::new(ErrorCode::RequestExpired, "the request expired 30 s ago by the clock of this node");
-        let behind = with_clocks(expired.clone(), "node1", -90_400);
-        assert!(behind.message.ends_with("this machine's clock is 90 s behind that of node1"), "{}", behind.message);
-        assert_eq!(behind.details.get("clock_difference_seconds"), Some(&Detail::Number(90)));
-        assert!(with_clocks(expired, "node1", 61_000).message.contains("61 s ahead of"));
-    }
-}
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests;

@@ -15,6 +15,7 @@ use symbolon_protocol::identity::{Identity, PublicKey};
 use symbolon_protocol::limits;
 use symbolon_protocol::request::{Action, MessageDigest, Purpose, RequestBody, SignedRequest, VersionSelector};
 
+use crate::barrier::Withdrawal;
 use crate::call::{Prepared, to_call};
 use crate::error::Error;
 use crate::link::{Link, default_endpoints};
@@ -47,7 +48,7 @@ pub struct Config {
     pub endpoints: Vec<String>,
     /// Deadline of one call.
     pub deadline: Duration,
-    /// Directory for what outlives the process: the highest version of the membership that was seen.
+    /// Directory for what outlives the process: how the members changed, and the highest version of that which was seen.
     pub state: Option<PathBuf>,
     /// Who is told of nodes whose answers do not verify.
     pub report: Option<Report>,
@@ -97,7 +98,8 @@ fn load_genesis(path: &Path) -> Result<Genesis, Error> {
 struct Shared {
     trust: Trust,
     identity: Identity,
-    links: Vec<Link>,
+    /// Endpoints that were given, then those of members that came later.
+    links: Mutex<Arc<Vec<Arc<Link>>>>,
     report: Option<Report>,
     /// Keys by name, with the time of the reading.
     views: Mutex<HashMap<Name, (Instant, Arc<VerifiedKey>)>>,
@@ -124,27 +126,45 @@ impl Client {
     /// Asynchronous because it needs a tokio runtime around it.
     ///
     /// # Errors
-    /// `invalid_argument` for an endpoint that is none, `version_unknown` for a membership that this release cannot follow.
+    /// `invalid_argument` for an endpoint that is none.
     pub async fn connect(config: Config) -> Result<Self, Error> {
-        let trust = Trust::new(config.genesis, config.state.as_deref())?;
+        let trust = Trust::new(config.genesis, config.state.as_deref());
         let (endpoints, first) = if config.endpoints.is_empty() {
-            let endpoints = default_endpoints(trust.members());
+            let endpoints = default_endpoints(&trust.membership().members);
             // Without a preference of the caller, callers spread by chance.
             let first = usize::try_from(OsRng.next_u32()).unwrap_or(0) % endpoints.len().max(1);
             (endpoints, first)
         } else {
             (config.endpoints, 0)
         };
-        let links = endpoints.into_iter().map(|address| Link::new(address, &trust)).collect::<Result<Vec<_>, _>>()?;
+        let links = endpoints.into_iter().map(|address| Link::new(address, &trust).map(Arc::new));
+        let links = Mutex::new(Arc::new(links.collect::<Result<Vec<_>, Error>>()?));
         let (identity, report) = (config.identity, config.report);
         let shared = Shared { trust, identity, links, report, views: Mutex::default() };
-        Ok(Self { shared: Arc::new(shared), preferred: AtomicUsize::new(first), deadline: config.deadline })
+        let client = Self { shared: Arc::new(shared), preferred: AtomicUsize::new(first), deadline: config.deadline };
+        client.add_links();
+        Ok(client)
+    }
+
+    /// Where members changed, those of today are asked as well, after the endpoints that were given.
+    pub(crate) fn add_links(&self) {
+        let membership = self.trust().membership();
+        if membership.version == 0 {
+            return;
+        }
+        let mut links = lock(&self.shared.links);
+        let known = |address: &String| links.iter().any(|link| link.address() == address);
+        let addresses: Vec<String> =
+            default_endpoints(&membership.members).into_iter().filter(|address| !known(address)).collect();
+        let more = addresses.into_iter().filter_map(|address| Link::new(address, self.trust()).ok());
+        let all = links.iter().cloned().chain(more.map(Arc::new)).collect();
+        *links = Arc::new(all);
     }
 
     /// A handle on the same connections that asks another node first; for callers that spread their load.
     #[must_use]
     pub fn starting_at(&self, node: usize) -> Self {
-        let first = node % self.shared.links.len().max(1);
+        let first = node % self.links().len().max(1);
         Self { shared: Arc::clone(&self.shared), preferred: AtomicUsize::new(first), deadline: self.deadline }
     }
 
@@ -175,8 +195,8 @@ impl Client {
     pub fn node_name(&self, node: NodeId) -> String {
         self.trust().node_name(node)
     }
-    pub(crate) fn links(&self) -> &[Link] {
-        &self.shared.links
+    pub(crate) fn links(&self) -> Arc<Vec<Arc<Link>>> {
+        Arc::clone(&lock(&self.shared.links))
     }
     pub(crate) fn report(&self, refusal: &Refusal) {
         if let Some(report) = &self.shared.report {
@@ -186,7 +206,7 @@ impl Client {
 
     /// The places of all nodes, the preferred one first.
     pub(crate) fn turns(&self) -> Vec<usize> {
-        let (count, first) = (self.shared.links.len(), self.preferred.load(Ordering::Relaxed));
+        let (count, first) = (self.links().len(), self.preferred.load(Ordering::Relaxed));
         (first..count).chain(0..first.min(count)).collect()
     }
     pub(crate) fn prefer(&self, node: usize) {
@@ -224,12 +244,13 @@ impl Client {
         };
         let signed = SignedRequest::sign(&body, &self.shared.identity);
         if is_sign {
-            return Ok(Prepared { call: to_call(signed), id, new_key: None });
+            return Ok(Prepared { call: to_call(signed), id, new_key: None, withdrawal: None });
         }
         // What every node would refuse is refused here. Signing is spared the work: its caller has checked the sizes.
         let verified = signed.verify(&body.cluster)?;
         let new_key = matches!(body.action, Action::CreateKey { .. }).then(|| verified.key_id());
-        Ok(Prepared { call: to_call(signed), id, new_key })
+        let withdrawal = Withdrawal::of(&body.action, &signed);
+        Ok(Prepared { call: to_call(signed), id, new_key, withdrawal })
     }
 
     /// A key that was looked up a moment ago.
@@ -279,7 +300,7 @@ mod tests {
         let mut order = client.turns();
         order.sort_unstable();
         assert_eq!(order, [0, 1, 2]);
-        let first = client.links().first().unwrap();
+        let first = client.links().first().cloned().unwrap();
         assert_eq!(first.label(client.trust()), "node1 (127.0.0.1:7201)");
     }
 

@@ -54,6 +54,10 @@ impl Error {
     pub fn hint(&self) -> &str {
         self.hint.as_deref().unwrap_or(self.code().row().hint)
     }
+    /// The same, to be put in this side's words.
+    pub(crate) fn details_mut(&mut self) -> &mut BTreeMap<String, Detail> {
+        &mut self.refusal.details
+    }
     /// For scripts.
     #[must_use]
     pub fn details(&self) -> &BTreeMap<String, Detail> {

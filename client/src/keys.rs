@@ -7,18 +7,22 @@ use symbolon_protocol::error::{Detail, ErrorCode, Refusal};
 use symbolon_protocol::id::{KeyId, KeyVersion, Name, NodeId, RequestId};
 use symbolon_protocol::lifecycle::KeyState;
 use symbolon_protocol::outcome::Outcome;
-use symbolon_protocol::request::{Action, RosterPlan, Suite, VersionSelector};
+use symbolon_protocol::request::{Action, KeyPolicy, RosterPlan, Suite, VersionSelector};
 use symbolon_protocol::state::view::{KeyView, VersionView};
-use symbolon_rpc::v1;
+use symbolon_rpc::{convert, v1};
 
+use crate::barrier::{Enforcement, Withdrawal};
 use crate::call::{ListKeys, Order, Prepared, ShowKey, read};
 use crate::client::Client;
 use crate::error::Error;
 use crate::roster::{self, PlanOptions};
+use crate::shares::faults;
 use crate::trust::{Trust, VerifiedKey, bad};
 
 /// Pause between two looks at a key that is being made.
 const LOOK: Duration = Duration::from_millis(50);
+/// Pause before a request is sent again because a right is not gone yet.
+const ENFORCE_AGAIN: Duration = Duration::from_secs(2);
 
 /// A key to be made.
 #[derive(Debug, Clone)]
@@ -29,13 +33,15 @@ pub struct NewKey {
     pub tags: BTreeMap<String, String>,
     /// When it expires, milliseconds since 1970.
     pub expires_ms: Option<u64>,
+    /// How it is kept.
+    pub policy: KeyPolicy,
 }
 
 impl NewKey {
-    /// Without tags and expiry.
+    /// Without tags and expiry, kept as keys are by default.
     #[must_use]
     pub fn new(plan: RosterPlan) -> Self {
-        Self { plan, tags: BTreeMap::new(), expires_ms: None }
+        Self { plan, tags: BTreeMap::new(), expires_ms: None, policy: KeyPolicy::default() }
     }
 }
 
@@ -48,6 +54,8 @@ pub struct Created {
     pub version: KeyVersion,
     /// The request.
     pub request_id: RequestId,
+    /// For a rotation: how far the version before is kept from signing.
+    pub enforcement: Option<Enforcement>,
 }
 
 /// What a change of state did.
@@ -61,6 +69,8 @@ pub struct KeyChange {
     pub index: u64,
     /// The request.
     pub request_id: RequestId,
+    /// For what takes a right away: how far that is gone.
+    pub enforcement: Option<Enforcement>,
 }
 
 /// A page of keys.
@@ -79,6 +89,8 @@ pub(crate) struct Ordered {
     pub(crate) index: u64,
     pub(crate) outcome: Outcome,
     pub(crate) key: Option<VerifiedKey>,
+    /// For a request that takes a right away.
+    pub(crate) enforcement: Option<Enforcement>,
 }
 
 impl Client {
@@ -112,7 +124,7 @@ impl Client {
         self.show(name, |_| Ok(())).await
     }
 
-    async fn show(
+    pub(crate) async fn show(
         &self,
         name: &Name,
         demand: impl Fn(&VerifiedKey) -> Result<(), Refusal> + Send + Sync,
@@ -152,7 +164,7 @@ impl Client {
     /// `invalid_argument` when the options do not fit the cluster, and what the table has for reads.
     pub async fn plan(&self, name: &Name, options: &PlanOptions) -> Result<RosterPlan, Error> {
         let reachable = self.reachable(options).await?;
-        Ok(roster::plan(name, self.trust().genesis(), options, &reachable)?)
+        Ok(roster::plan(name, &self.trust().membership().members, options, &reachable)?)
     }
 
     /// Who would hold the shares of a new version: those of the version before, unless the options say otherwise.
@@ -170,8 +182,9 @@ impl Client {
             let message = format!("version {} of key `{}` is not certified: name the roster", before.number, view.name);
             return Err(Error::new(ErrorCode::WrongState, message));
         }
+        let before = self.holders_now(key, before).await?;
         let reachable = self.reachable(options).await?;
-        Ok(roster::plan_like(before, &view.name, self.trust().genesis(), options, &reachable)?)
+        Ok(roster::plan_like(&before, &view.name, &self.trust().membership().members, options, &reachable)?)
     }
 
     async fn reachable(&self, options: &PlanOptions) -> Result<BTreeSet<NodeId>, Error> {
@@ -189,14 +202,14 @@ impl Client {
     /// ordered requests.
     pub async fn create_key(&self, name: &Name, key: NewKey) -> Result<Created, Error> {
         let started = Instant::now();
-        let NewKey { plan, tags, expires_ms } = key;
-        let action = Action::CreateKey { name: name.clone(), suite: Suite::Ed25519, plan, tags, expires_ms };
+        let NewKey { plan, tags, expires_ms, policy } = key;
+        let action = Action::CreateKey { name: name.clone(), suite: Suite::Ed25519, plan, tags, expires_ms, policy };
         let prepared = self.prepare(action, None, VersionSelector::Active, Vec::new())?;
         let (id, new_key) = (prepared.id, prepared.new_key);
         let ordered = self.order(prepared, new_key, Some(name)).await?;
         self.forget(name);
-        let created = self.generated(name, ordered, started).await;
-        created.map_err(|error| error.of_request(id)).map(|(key, version)| Created { key, version, request_id: id })
+        let created = self.generated(name, ordered, started).await.map_err(|error| error.of_request(id));
+        created.map(|(key, version)| Created { key, version, request_id: id, enforcement: None })
     }
 
     /// Makes a new version of a key; once it is certified the one before verifies and no longer signs.
@@ -209,10 +222,11 @@ impl Client {
         let action = Action::RotateKey { plan, expires_ms };
         let prepared = self.prepare(action, Some(key), VersionSelector::Active, Vec::new())?;
         let id = prepared.id;
-        let ordered = self.order(prepared, Some(key), Some(name)).await?;
+        let mut ordered = self.order(prepared, Some(key), Some(name)).await?;
         self.forget(name);
-        let created = self.generated(name, ordered, started).await;
-        created.map_err(|error| error.of_request(id)).map(|(key, version)| Created { key, version, request_id: id })
+        let enforcement = ordered.enforcement.take();
+        let created = self.generated(name, ordered, started).await.map_err(|error| error.of_request(id));
+        created.map(|(key, version)| Created { key, version, request_id: id, enforcement })
     }
 
     /// Stops signing until resumed; without a version the active one.
@@ -275,34 +289,46 @@ impl Client {
             Outcome::KeyChanged { versions, .. } => versions,
             _ => Vec::new(),
         };
-        Ok(KeyChange { key_id, versions, index: ordered.index, request_id })
+        Ok(KeyChange { key_id, versions, index: ordered.index, request_id, enforcement: ordered.enforcement })
     }
 
     /// Sends an ordered request. `key` is the one that it is about; `name` is given when it makes a version.
     ///
     /// What the cluster refused is asked for again at another node, which finds the same outcome in the log: one node alone
-    /// cannot refuse.
+    /// cannot refuse. What takes a right away is sent again, as long as there is time, while the right is not gone yet.
     pub(crate) async fn order(
         &self,
         prepared: Prepared,
         key: Option<KeyId>,
         name: Option<&Name>,
     ) -> Result<Ordered, Error> {
+        let started = Instant::now();
         let check = |reply: v1::OrderReply| {
             let outcome = check_outcome(read("outcome", &reply.outcome)?, key)?;
             let key = match (name, reply.key) {
                 (Some(name), Some(key)) => Some(check_reply(self.trust(), name, key)?),
                 _ => None,
             };
-            Ok(Ordered { index: reply.index, outcome, key })
+            let report: (u64, &[u8]) = (reply.index, &reply.barrier);
+            let check = |withdrawal: &Withdrawal| withdrawal.check(self.trust(), report, &outcome, key.as_ref());
+            let enforcement = prepared.withdrawal.as_ref().map(check).transpose()?;
+            Ok(Ordered { index: reply.index, outcome, key, enforcement })
         };
-        self.ask(Order(prepared.call), check).await.map_err(|refusal| {
-            let uncertain = refusal.code == ErrorCode::DeadlineExceeded;
-            let error = Error::from(refusal).of_request(prepared.id);
-            let hint =
-                "the request may still take effect: look before you repeat it (`symbolon key show`, `client list`)";
-            if uncertain { error.with_hint(hint) } else { error }
-        })
+        let first = self.ask(Order(prepared.call.clone()), check).await;
+        let mut ordered = first.map_err(|refusal| uncertain(refusal, prepared.id))?;
+        while ordered.enforcement.as_ref().is_some_and(Enforcement::is_open) {
+            let left = self.deadline().saturating_sub(started.elapsed() + ENFORCE_AGAIN);
+            if left < ENFORCE_AGAIN {
+                break;
+            }
+            tokio::time::sleep(ENFORCE_AGAIN).await;
+            match self.with_deadline(left).ask(Order(prepared.call.clone()), check).await {
+                Ok(again) => ordered = again,
+                // That it is ordered is not hidden by what goes wrong afterwards.
+                Err(_) => break,
+            }
+        }
+        Ok(ordered)
     }
 
     /// Waits until the version that an ordered request asked for is certified.
@@ -340,7 +366,15 @@ impl Client {
     }
 }
 
-fn selector(version: Option<KeyVersion>, default: VersionSelector) -> VersionSelector {
+/// An ordered request whose answer did not come may be in the log all the same.
+fn uncertain(refusal: Refusal, request: RequestId) -> Error {
+    let late = refusal.code == ErrorCode::DeadlineExceeded;
+    let error = Error::from(refusal).of_request(request);
+    let hint = "the request may still take effect: look before you repeat it (`symbolon key show`, `client list`)";
+    if late { error.with_hint(hint) } else { error }
+}
+
+pub(crate) fn selector(version: Option<KeyVersion>, default: VersionSelector) -> VersionSelector {
     version.map_or(default, VersionSelector::Number)
 }
 
@@ -348,9 +382,11 @@ fn selector(version: Option<KeyVersion>, default: VersionSelector) -> VersionSel
 fn check_outcome(outcome: Outcome, key: Option<KeyId>) -> Result<Outcome, Refusal> {
     let found = match &outcome {
         Outcome::Refused(refusal) => return Err(refusal.clone()),
-        Outcome::Generating { key, .. } | Outcome::Activated { key, .. } | Outcome::KeyChanged { key, .. } => {
-            Some(*key)
-        }
+        Outcome::Generating { key, .. }
+        | Outcome::Activated { key, .. }
+        | Outcome::KeyChanged { key, .. }
+        | Outcome::Redistributing { key, .. }
+        | Outcome::PolicyChanged { key } => Some(*key),
         _ => None,
     };
     if found == key { Ok(outcome) } else { Err(bad("answers with the outcome of another request")) }
@@ -391,84 +427,11 @@ fn is_certified(key: &VerifiedKey, version: KeyVersion, trust: &Trust) -> Result
 /// Why no key came about, attempt by attempt.
 fn generation_failed(name: &Name, version: &VersionView, trust: &Trust) -> Refusal {
     let names = |nodes: &[NodeId]| nodes.iter().map(|node| trust.node_name(*node)).collect::<Vec<_>>();
-    let attempts: Vec<String> = version
-        .attempts
-        .iter()
-        .map(|attempt| match attempt.culprits.as_slice() {
-            [] => format!("epoch {}: {}", attempt.epoch, attempt.fault),
-            culprits => format!("epoch {}: {} of {}", attempt.epoch, attempt.fault, names(culprits).join(", ")),
-        })
-        .collect();
-    let mut culprits: Vec<NodeId> = version.attempts.iter().flat_map(|attempt| attempt.culprits.clone()).collect();
-    culprits.sort_unstable();
-    culprits.dedup();
-    let message = format!("no version {} of key `{name}` came about ({})", version.number, attempts.join("; "));
-    Refusal::new(ErrorCode::GenerationFailed, message).with("culprits", Detail::List(names(&culprits)))
+    let (attempts, culprits) = faults(version.attempts.iter(), names);
+    let message = format!("no version {} of key `{name}` came about ({attempts})", version.number);
+    convert::bounded(Refusal::new(ErrorCode::GenerationFailed, message).with("culprits", Detail::List(culprits)))
 }
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
-mod tests {
-    use symbolon_protocol::generate::FaultKind;
-    use symbolon_protocol::id::Epoch;
-    use symbolon_protocol::state::records::AttemptRecord;
-    use symbolon_protocol::wire::encode;
-
-    use super::*;
-    use crate::trust::tests::{genesis, name, verified};
-
-    #[test]
-    fn a_list_must_move_forward() {
-        assert_eq!(page_end("b", String::new()), Ok(None));
-        assert_eq!(page_end("b", "c".to_owned()), Ok(Some("c".to_owned())));
-        assert!(page_end("b", "b".to_owned()).is_err() && page_end("b", "a".to_owned()).is_err());
-    }
-
-    #[test]
-    fn an_outcome_must_be_of_the_request() {
-        let (key, version) = (KeyId::from_bytes([1; 32]), KeyVersion::FIRST);
-        let outcome = Outcome::Generating { key, version };
-        assert_eq!(check_outcome(outcome.clone(), Some(key)), Ok(outcome.clone()));
-        let other = check_outcome(outcome, Some(KeyId::from_bytes([2; 32]))).unwrap_err();
-        assert_eq!(other.code, ErrorCode::BadCertificate);
-        let client = Outcome::ClientChanged { name: name("bob") };
-        assert!(check_outcome(client.clone(), None).is_ok() && check_outcome(client, Some(key)).is_err());
-        let refusal = Refusal::new(ErrorCode::WrongState, "why");
-        assert_eq!(check_outcome(Outcome::Refused(refusal.clone()), Some(key)), Err(refusal));
-    }
-
-    #[test]
-    fn a_reply_must_be_about_the_key_that_was_asked_for() {
-        let trust = Trust::new(genesis(), None).unwrap();
-        let key = verified(50, KeyState::Active);
-        let reply = v1::KeyReply { index: 3, key: encode(&key.view).into(), time_ms: 4 };
-        let good = check_reply(&trust, &name("release"), reply.clone()).unwrap();
-        assert_eq!((good.index, good.time_ms), (3, 4));
-        let refusal = check_reply(&trust, &name("other"), reply).unwrap_err();
-        assert_eq!(refusal.code, ErrorCode::BadCertificate);
-        let garbage = v1::KeyReply { index: 3, key: vec![1, 2, 3].into(), time_ms: 4 };
-        assert_eq!(check_reply(&trust, &name("release"), garbage).unwrap_err().code, ErrorCode::BadCertificate);
-    }
-
-    #[test]
-    fn a_generation_that_failed_names_who_was_at_fault() {
-        let trust = Trust::new(genesis(), None).unwrap();
-        let mut key = verified(50, KeyState::Pending);
-        assert!(!is_certified(&key, KeyVersion::FIRST, &trust).unwrap());
-        for version in &mut key.view.versions {
-            version.state = KeyState::Failed;
-            version.attempts.push(AttemptRecord {
-                epoch: Epoch::FIRST,
-                roster: version.roster.clone(),
-                fault: FaultKind::Unresponsive,
-                reporter: None,
-                culprits: vec![NodeId::new(2).unwrap()],
-            });
-        }
-        let error = is_certified(&key, KeyVersion::FIRST, &trust).unwrap_err();
-        assert_eq!(error.code(), ErrorCode::GenerationFailed);
-        assert!(error.message().contains("unresponsive of node2"), "{error}");
-        assert_eq!(error.details().get("culprits"), Some(&Detail::List(vec!["node2".to_owned()])));
-        assert!(is_certified(&verified(50, KeyState::Active), KeyVersion::FIRST, &trust).unwrap());
-    }
-}
+mod tests;

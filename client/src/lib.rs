@@ -29,6 +29,7 @@
 //! why), [`keyfile`] (the identity's file), [`format`](mod@format) (keys and signatures for other tools), [`verify`]
 //! (signatures, offline).
 
+pub mod barrier;
 pub mod error;
 pub mod format;
 pub mod keyfile;
@@ -40,17 +41,23 @@ mod call;
 mod client;
 mod keys;
 mod link;
+mod members;
 mod registry;
 mod retry;
+mod shares;
 mod signing;
 
+pub use barrier::Enforcement;
 pub use client::{Client, Config, Report};
 pub use error::Error;
 pub use keys::{Created, KeyChange, KeyPage, NewKey};
-pub use registry::{ClientPage, NodeExplanation};
+pub use members::MembershipChange;
+pub use registry::{ClientPage, Examination, NodeExplanation};
 pub use roster::PlanOptions;
+pub use shares::{NewShares, OperationPage, ShareMove};
 pub use signing::SignOutcome;
 pub use symbolon_protocol::id::Name;
+pub use symbolon_protocol::request::KeyPolicy;
 pub use trust::VerifiedKey;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -1,6 +1,6 @@
 //! One endpoint: its connection, who answers there, and what was said first.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -44,17 +44,30 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    /// A link that connects when it is first used. Only members of the cluster may answer.
+    /// A link that connects when it is first used. Only members of the cluster may answer: those of today, in every handshake.
     pub(crate) fn new(address: String, trust: &Trust) -> Result<Self, Error> {
+        let followed = trust.following();
+        let is_member = move |key: &PublicKey| {
+            let newest = Arc::clone(lock(&followed).newest());
+            newest.members.values().any(|member| member.key == *key)
+        };
+        Self::to(address, is_member)
+    }
+
+    /// A link on which anybody may answer; for what proves itself, whoever shows it.
+    pub(crate) fn to_anybody(address: String) -> Result<Self, Error> {
+        Self::to(address, |_| true)
+    }
+
+    fn to(address: String, may_answer: impl Fn(&PublicKey) -> bool + Send + Sync + 'static) -> Result<Self, Error> {
         if !valid_address(&address) {
             let message = format!("`{address}` is no endpoint: host:port is expected");
             return Err(Error::new(ErrorCode::InvalidArgument, message));
         }
         let identity = Arc::new(Mutex::new(None));
         let seen = Arc::clone(&identity);
-        let members: BTreeSet<PublicKey> = trust.members().values().map(|member| member.key).collect();
         let allowed: tls::Allowed = Arc::new(move |key: &PublicKey| {
-            let allowed = members.contains(key);
+            let allowed = may_answer(key);
             if allowed {
                 *lock(&seen) = Some(*key);
             }
@@ -66,17 +79,22 @@ impl Link {
         Ok(Self { address, stub, identity, greeting: Mutex::new(None) })
     }
 
+    /// Where it leads.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
     /// A handle for one call.
     pub(crate) fn stub(&self) -> Stub {
         self.stub.clone()
     }
 
     /// The member that answers here, as far as that is known.
-    fn member<'a>(&self, trust: &'a Trust) -> Option<&'a Member> {
+    fn member(&self, trust: &Trust) -> Option<Member> {
         let shown = *lock(&self.identity);
         match shown {
             Some(key) => trust.member_of(&key),
-            None => trust.members().values().find(|member| member.client_address == self.address),
+            None => trust.membership().members.values().find(|member| member.client_address == self.address).cloned(),
         }
     }
 
@@ -132,7 +150,7 @@ impl Link {
     }
 }
 
-/// The endpoints where clients reach the members of genesis.
+/// The endpoints where clients reach the members.
 pub(crate) fn default_endpoints<K>(members: &BTreeMap<K, Member>) -> Vec<String> {
     members.values().map(|member| member.client_address.clone()).collect()
 }

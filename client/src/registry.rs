@@ -1,14 +1,17 @@
 //! Clients, the cluster's status and what nodes say about a request.
 
-use symbolon_protocol::error::ErrorCode;
+use symbolon_protocol::error::{ErrorCode, Refusal};
+use symbolon_protocol::fresh::LeaseView;
 use symbolon_protocol::id::{Name, RequestId};
 use symbolon_protocol::identity::PublicKey;
 use symbolon_protocol::request::{Action, Grant, VersionSelector};
 use symbolon_protocol::state::records::ClientRecord;
-use symbolon_protocol::state::view::{ExplainView, StatusView};
+use symbolon_protocol::state::view::{DoctorView, ExplainView, StatusView};
+use symbolon_rpc::convert::bounded;
 use symbolon_rpc::v1;
 
-use crate::call::{Explain, ListClients, ShowStatus, read};
+use crate::barrier::Enforcement;
+use crate::call::{Doctor, Explain, ListClients, ShowStatus, read};
 use crate::client::Client;
 use crate::error::Error;
 use crate::keys::page_end;
@@ -35,17 +38,35 @@ pub struct NodeExplanation {
     pub result: Result<Vec<ExplainView>, Error>,
 }
 
+/// What one node finds when it examines itself.
+#[derive(Debug)]
+pub struct Examination {
+    /// The node, or its endpoint when it could not be reached.
+    pub node: String,
+    /// What it looked at, or why it does not answer.
+    pub result: Result<DoctorView, Error>,
+}
+
 impl Client {
     /// The cluster as the asked node sees it. Nothing in it is proved.
     ///
     /// # Errors
     /// What the table has for reads.
     pub async fn status(&self) -> Result<StatusView, Error> {
+        Ok(self.status_and_lease().await?.0)
+    }
+
+    /// The same, and whether that node knows its state to be current. Nothing in it is proved but the equivocations
+    /// ([`symbolon_protocol::fresh::Equivocation::proves`]).
+    ///
+    /// # Errors
+    /// What the table has for reads.
+    pub async fn status_and_lease(&self) -> Result<(StatusView, LeaseView), Error> {
         let prepared = self.prepare(Action::Status, None, VersionSelector::All, Vec::new())?;
         let check = |reply: v1::StatusReply| {
             let status: StatusView = read("status", &reply.status)?;
             if status.cluster == self.trust().cluster() {
-                return Ok(status);
+                return Ok((status, read("lease", &reply.lease)?));
             }
             Err(bad(format!("shows the status of cluster {}", status.cluster)))
         };
@@ -57,21 +78,21 @@ impl Client {
     /// # Errors
     /// `already_exists` when the name or the key is somebody else's, and what the table has for ordered requests.
     pub async fn add_client(&self, name: &Name, key: PublicKey, grant: Grant) -> Result<RequestId, Error> {
-        self.order_client(Action::AddClient { name: name.clone(), key, grant }).await
+        self.order_client(Action::AddClient { name: name.clone(), key, grant }).await.map(|(request, _)| request)
     }
 
-    /// Removes a client. Returns the request.
+    /// Removes a client. Returns the request, and how far the client's rights are gone.
     ///
     /// # Errors
     /// `not_found`, `last_administrator`, and what the table has for ordered requests.
-    pub async fn remove_client(&self, name: &Name) -> Result<RequestId, Error> {
+    pub async fn remove_client(&self, name: &Name) -> Result<(RequestId, Option<Enforcement>), Error> {
         self.order_client(Action::RemoveClient { name: name.clone() }).await
     }
 
-    async fn order_client(&self, action: Action) -> Result<RequestId, Error> {
+    async fn order_client(&self, action: Action) -> Result<(RequestId, Option<Enforcement>), Error> {
         let prepared = self.prepare(action, None, VersionSelector::All, Vec::new())?;
         let id = prepared.id;
-        self.order(prepared, None, None).await.map(|_| id)
+        self.order(prepared, None, None).await.map(|ordered| (id, ordered.enforcement))
     }
 
     /// A page of clients.
@@ -98,8 +119,37 @@ impl Client {
     pub async fn explain(&self, request: RequestId) -> Result<Vec<NodeExplanation>, Error> {
         let prepared = self.prepare(Action::Explain { request }, None, VersionSelector::All, Vec::new())?;
         let rpc = Explain(prepared.call);
-        let asked = self.links().iter().map(|link| self.explain_at(link, &rpc, request, prepared.id));
+        let links = self.links();
+        let asked = links.iter().map(|link| self.explain_at(link, &rpc, request, prepared.id));
         Ok(futures::future::join_all(asked).await)
+    }
+
+    /// What each node finds when it examines itself: all endpoints, one after the other, so that none disturbs another's
+    /// measurements. Each has the deadline of a call.
+    ///
+    /// # Errors
+    /// `invalid_argument` when the question cannot be signed for; what a node answers is in the list.
+    pub async fn doctor(&self) -> Result<Vec<Examination>, Error> {
+        let mut examined = Vec::new();
+        for link in self.links().iter() {
+            // Signed anew for each: a long list of silent nodes would outlive one request.
+            let prepared = self.prepare(Action::Doctor, None, VersionSelector::All, Vec::new())?;
+            let rpc = Doctor(prepared.call);
+            let result = self.attempt(link, &rpc, self.deadline()).await.and_then(|reply| self.own_view(link, &reply));
+            let result = result.map_err(|refusal| Error::from(bounded(refusal)).of_request(prepared.id));
+            examined.push(Examination { node: link.name(self.trust()), result });
+        }
+        Ok(examined)
+    }
+
+    /// A node speaks for itself and for nobody else.
+    fn own_view(&self, link: &Link, reply: &v1::DoctorReply) -> Result<DoctorView, Refusal> {
+        let view: DoctorView = read("examination", &reply.view)?;
+        let name = link.name(self.trust());
+        if !view.is_within_limits() || self.node_name(view.node) != name {
+            return Err(bad(format!("{name} answers with an examination that cannot be its own")));
+        }
+        Ok(view)
     }
 
     async fn explain_at(&self, link: &Link, rpc: &Explain, request: RequestId, id: RequestId) -> NodeExplanation {
@@ -123,8 +173,18 @@ impl NodeExplanation {
     /// Whether the node did not answer at all.
     #[must_use]
     pub fn is_silent(&self) -> bool {
-        self.result
-            .as_ref()
-            .is_err_and(|error| matches!(error.code(), ErrorCode::Unreachable | ErrorCode::DeadlineExceeded))
+        is_silence(&self.result)
     }
+}
+
+impl Examination {
+    /// Whether the node did not answer at all.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        is_silence(&self.result)
+    }
+}
+
+fn is_silence<T>(result: &Result<T, Error>) -> bool {
+    result.as_ref().is_err_and(|error| matches!(error.code(), ErrorCode::Unreachable | ErrorCode::DeadlineExceeded))
 }

@@ -3,6 +3,9 @@
 //! - A node alone cannot refuse: its word counts once another node refuses too, or nobody else answers. It may lie, or be behind.
 //! - What passes by itself (an election, a node that starts) is waited for until the deadline.
 //! - When nobody can be reached at all, or a certificate lacks votes, only for a short while.
+//!
+//! Ordered requests and reads stay the same however often they are sent. A request for signatures goes to each node once, and
+//! the next round has another one: for one request holders give a node as many sessions as it may need to answer it once.
 
 use std::time::{Duration, Instant};
 
@@ -37,7 +40,11 @@ fn class(refusal: &Refusal) -> Class {
     match refusal.code {
         ErrorCode::BadCertificate if is_incomplete(refusal) => Class::Patience,
         ErrorCode::Unreachable => Class::Patience,
-        ErrorCode::NoQuorum | ErrorCode::NotFresh | ErrorCode::Overloaded | ErrorCode::DeadlineExceeded => Class::Wait,
+        ErrorCode::NoQuorum
+        | ErrorCode::NotFresh
+        | ErrorCode::EpochChanged
+        | ErrorCode::Overloaded
+        | ErrorCode::DeadlineExceeded => Class::Wait,
         ErrorCode::BadCertificate
         | ErrorCode::VersionUnknown
         | ErrorCode::WrongCluster
@@ -48,10 +55,11 @@ fn class(refusal: &Refusal) -> Class {
 }
 
 /// Which failure is told when there are several: the first of these.
-const TOLD: [ErrorCode; 9] = [
+const TOLD: [ErrorCode; 10] = [
     ErrorCode::BadCertificate,
     ErrorCode::NoQuorum,
     ErrorCode::NotFresh,
+    ErrorCode::EpochChanged,
     ErrorCode::Overloaded,
     ErrorCode::DeadlineExceeded,
     ErrorCode::StorageFailed,

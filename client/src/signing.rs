@@ -27,7 +27,7 @@ pub struct SignOutcome {
     pub version: KeyVersion,
     /// Its public key.
     pub public_key: PublicKey,
-    /// Epoch of the shares that signed.
+    /// Epoch of the shares that signed, by the coordinator's word.
     pub epoch: Epoch,
     /// The node that coordinated, by its own word.
     pub coordinator: Option<NodeId>,
@@ -81,19 +81,28 @@ impl Client {
     }
 
     async fn sign_with(&self, key: &VerifiedKey, messages: &[Bytes]) -> Result<SignOutcome, Error> {
-        let digests = messages.iter().map(|message| MessageDigest::of(message)).collect();
-        let prepared = self.prepare(Action::Sign, Some(Trust::certified_id(key)?), VersionSelector::Active, digests)?;
-        let known = key.current();
-        let rpc = Sign(v1::SignCall {
-            call: Some(prepared.call),
-            messages: messages.to_vec(),
-            known_certificate: known.map(|k| Bytes::copy_from_slice(k.digest.as_bytes())).unwrap_or_default(),
-        });
-        let id = prepared.id;
-        let result = self.ask(rpc, |reply| self.check_signatures(key, messages, id, reply)).await;
-        let outcome = result.map_err(|refusal| Error::from(refusal).of_request(id))?;
-        if known.is_none_or(|known| known.core.version != outcome.version) {
-            // Another version signs now: the next call is to know its certificate.
+        let digests: Vec<MessageDigest> = messages.iter().map(|message| MessageDigest::of(message)).collect();
+        let (id, known) = (Trust::certified_id(key)?, key.current());
+        let known_certificate = known.map(|k| Bytes::copy_from_slice(k.digest.as_bytes())).unwrap_or_default();
+        let mut asking = self.asking();
+        let outcome = loop {
+            // A node may need every session that holders give it for one request. So it gets each request once: when
+            // everybody is asked again, it is with another one.
+            let prepared = self.prepare(Action::Sign, Some(id), VersionSelector::Active, digests.clone())?;
+            let rpc = Sign(v1::SignCall {
+                call: Some(prepared.call),
+                messages: messages.to_vec(),
+                known_certificate: known_certificate.clone(),
+            });
+            let request = prepared.id;
+            let check = |reply| self.check_signatures(key, messages, request, reply);
+            if let Some(result) = self.ask_everybody(&mut asking, &rpc, check).await {
+                break result.map_err(|refusal| Error::from(refusal).of_request(request))?;
+            }
+        };
+        let signs = (outcome.version, outcome.epoch);
+        if known.is_none_or(|known| (known.core.version, known.core.epoch) != signs) {
+            // Another version signs now, or other shares: the next call is to know their certificate.
             self.forget(&key.view.name);
         }
         Ok(outcome)
@@ -109,11 +118,8 @@ impl Client {
     ) -> Result<SignOutcome, Refusal> {
         let named = (KeyVersion::new(reply.version), Epoch::new(reply.epoch));
         let (Some(version), Some(epoch)) = named else { return Err(bad("names no version and epoch that signed")) };
+        // The certificate may be of another epoch, right before or after the shares changed: it certifies the same public key.
         let certified = self.certified_signer(key, version, &reply.certificate)?;
-        if certified.core.epoch != epoch {
-            let message = format!("says that epoch {epoch} signed; the certificate is of {}", certified.core.epoch);
-            return Err(bad(message));
-        }
         if reply.signatures.len() != messages.len() {
             let (given, asked) = (reply.signatures.len(), messages.len());
             return Err(bad(format!("gives {given} signatures for {asked} messages")));
@@ -209,6 +215,9 @@ mod tests {
         let outcome = check(reply(&signature)).unwrap();
         assert_eq!((outcome.version.get(), outcome.holders.len()), (1, 2));
         assert_eq!(outcome.coordinator, NodeId::new(2));
+        // The shares changed, the public key did not.
+        let renewed = check(v1::SignReply { epoch: 2, ..reply(&signature) }).unwrap();
+        assert_eq!((renewed.epoch.get(), renewed.public_key), (2, outcome.public_key));
 
         let (_, own) = signed(51, b"payload");
         let (_, other) = signed(50, b"other");
@@ -218,7 +227,7 @@ mod tests {
             reply(&other),
             v1::SignReply { version: 2, ..reply(&signature) },
             v1::SignReply { version: 0, ..reply(&signature) },
-            v1::SignReply { epoch: 2, ..reply(&signature) },
+            v1::SignReply { epoch: 0, ..reply(&signature) },
             v1::SignReply { signatures: Vec::new(), ..reply(&signature) },
             v1::SignReply { certificate: Bytes::from_static(b"\x01garbage"), ..reply(&signature) },
         ] {

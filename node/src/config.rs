@@ -25,6 +25,23 @@ pub enum LogFormat {
     Json,
 }
 
+/// The listener for Prometheus.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetricsConfig {
+    /// Where metrics are served, `address:port`, in the clear and to everybody who reaches it; nowhere without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen: Option<String>,
+    /// Keys that have a series of their own, those with the smallest margin first.
+    pub key_series: usize,
+}
+
+impl Default for MetricsConfig {
+    fn default() -> Self {
+        Self { listen: None, key_series: 100 }
+    }
+}
+
 /// The file. Paths are relative to the directory that it lies in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -48,6 +65,9 @@ pub struct Config {
     /// File with the passphrase (method `passphrase`); without it the passphrase is asked for at the terminal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub passphrase_file: Option<PathBuf>,
+    /// Join ticket of a node that was not a member from the beginning; without it the one that an earlier start kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<PathBuf>,
     /// Unix socket on which `symbolond health` asks.
     #[serde(default = "default_health_socket")]
     pub health_socket: PathBuf,
@@ -69,6 +89,13 @@ pub struct Config {
     /// What is logged, as a `tracing` filter such as `info` or `symbolon_node=debug`.
     #[serde(default = "default_log_filter")]
     pub log_filter: String,
+    /// The listener for Prometheus: a table of its own, and therefore last.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub metrics: MetricsConfig,
+}
+
+fn is_default(metrics: &MetricsConfig) -> bool {
+    *metrics == MetricsConfig::default()
 }
 
 fn default_seal() -> SealMethod {
@@ -117,13 +144,14 @@ impl Config {
         let fail = |what: String| ConfigError(format!("{}: {what}", path.display()));
         let text = std::fs::read_to_string(path).map_err(|e| fail(e.to_string()))?;
         let mut config: Self = toml::from_str(&text).map_err(|e| fail(e.message().to_owned()))?;
-        for (key, bind) in [("peer_bind", &config.peer_bind), ("client_bind", &config.client_bind)] {
+        let listeners = config.listeners();
+        for (at, (key, bind)) in listeners.iter().enumerate() {
             if bind.parse::<std::net::SocketAddr>().is_err() {
                 return Err(fail(format!("{key} = \"{bind}\" is no address:port, such as 0.0.0.0:7400")));
             }
-        }
-        if config.peer_bind == config.client_bind {
-            return Err(fail("peer_bind and client_bind must differ".to_owned()));
+            if let Some((other, _)) = listeners.iter().skip(at + 1).find(|(_, address)| address == bind) {
+                return Err(fail(format!("{key} and {other} must differ")));
+            }
         }
         for (key, number) in [
             ("max_connections", config.max_connections as u64),
@@ -149,10 +177,18 @@ impl Config {
         for path in [&mut config.genesis, &mut config.identity, &mut config.data, &mut config.health_socket] {
             *path = base.join(&path);
         }
-        for path in [&mut config.seal_key, &mut config.passphrase_file].into_iter().flatten() {
+        for path in [&mut config.seal_key, &mut config.passphrase_file, &mut config.ticket].into_iter().flatten() {
             *path = base.join(&path);
         }
         Ok(config)
+    }
+
+    /// Keys and addresses of everything that listens.
+    #[must_use]
+    pub fn listeners(&self) -> Vec<(&'static str, &str)> {
+        let mut list = vec![("peer_bind", self.peer_bind.as_str()), ("client_bind", self.client_bind.as_str())];
+        list.extend(self.metrics.listen.as_deref().map(|listen| ("metrics.listen", listen)));
+        list
     }
 
     /// The file, for `dev` and for people who start from something.
@@ -188,6 +224,22 @@ mod tests {
     fn unknown_keys_are_refused_by_name() {
         let error = load(&format!("{GOOD}speed = 3\n")).unwrap_err().to_string();
         assert!(error.contains("speed"), "{error}");
+    }
+
+    #[test]
+    fn metrics_are_off_until_they_are_asked_for() {
+        let config = load(GOOD).unwrap();
+        assert_eq!(config.metrics, MetricsConfig { listen: None, key_series: 100 });
+        assert!(!config.to_toml().contains("metrics"), "{}", config.to_toml());
+        let config = load(&format!("{GOOD}[metrics]\nlisten = \"127.0.0.1:3\"\nkey_series = 5\n")).unwrap();
+        assert_eq!(config.metrics, MetricsConfig { listen: Some("127.0.0.1:3".to_owned()), key_series: 5 });
+        assert_eq!(toml::from_str::<Config>(&config.to_toml()).unwrap(), config);
+        for (wrong, named) in
+            [("listen = \"all\"", "all"), ("listen = \"127.0.0.1:2\"", "client_bind"), ("port = 3", "port")]
+        {
+            let error = load(&format!("{GOOD}[metrics]\n{wrong}\n")).unwrap_err().to_string();
+            assert!(error.contains(named), "{error}");
+        }
     }
 
     #[test]

@@ -1,15 +1,17 @@
 //! symbolond as a process: files, hardening, listeners, signals; and `dev`, which runs several of them.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use nix::sys::time::TimeValLike as _;
+use nix::time::ClockId;
 use rand_core::{OsRng, RngCore as _};
-use symbolon_protocol::fresh;
-use symbolon_protocol::genesis::Genesis;
 use symbolon_protocol::id::{BootId, NodeId};
-use symbolon_protocol::identity::Identity;
+use symbolon_protocol::state::records::STATE_VERSION;
+use symbolon_protocol::state::view::Check;
 use symbolon_rpc::serve::{AcceptLimits, incoming};
 use symbolon_rpc::{serve as rpc_serve, tls};
 use tokio::net::TcpListener;
@@ -19,16 +21,18 @@ use zeroize::Zeroizing;
 
 use crate::config::{Config, LogFormat, SealMethod};
 use crate::core::boots::PeerBoots;
-use crate::core::start::{last_boot, open_store};
+use crate::core::start::{last_boot, name_store, open_store};
 use crate::core::types::{EntryBytes, Lane, LeaderId, OutcomeBytes, Surroundings, Timing, Vault};
 use crate::core::{Core, Parts, lock};
 use crate::harden::harden_process;
+use crate::host::Host;
+use crate::link::Peers;
 use crate::link::inbound::{Answering, PeerService};
-use crate::link::member_with;
 use crate::link::outbound::Links;
+use crate::load::{Loaded, load};
 use crate::seal::{KeyFile, PassphraseSource, SEAL_PARAMS_FILE, SealKey, SlotFile, open_record, seal_record};
-use crate::serve::{client::ClientService, health};
-use crate::setup::read_identity;
+use crate::serve::{client::ClientService, health, metrics};
+use crate::setup::{STORE_ID, read_store_id};
 use crate::store::rocks::{self, Closing, RocksStore};
 
 openraft::declare_raft_types!(
@@ -37,12 +41,17 @@ openraft::declare_raft_types!(
     LeaderId = LeaderId, AsyncRuntime = openraft_rt_tokio::TokioRuntime,
 );
 
+/// Connections of peers at once.
+const PEER_CONNECTIONS: usize = 1024;
+
 /// The core as symbolond runs it.
 pub type Daemon = Core<TokioTypes, Links, RocksStore, System>;
 
-/// The system's clock and entropy.
-#[derive(Debug, Clone, Copy)]
-pub struct System;
+/// The system's clock and entropy, and the machine.
+#[derive(Debug, Clone)]
+pub struct System {
+    host: Arc<Host>,
+}
 
 impl Surroundings for System {
     type Rng = OsRng;
@@ -52,8 +61,18 @@ impl Surroundings for System {
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     }
 
+    fn boot_ms(&self) -> u64 {
+        // Every kernel has this clock; the start made sure.
+        let now = ClockId::CLOCK_BOOTTIME.now().map_or(0, |now| now.num_milliseconds());
+        u64::try_from(now).unwrap_or(0)
+    }
+
     fn rng(&self) -> OsRng {
         OsRng
+    }
+
+    fn examine(&self) -> Vec<Check> {
+        self.host.examine()
     }
 }
 
@@ -97,25 +116,6 @@ impl Answering for Daemon {
     }
 }
 
-/// Everything that is read before anything is started.
-struct Loaded {
-    config: Config,
-    genesis: Genesis,
-    identity: Identity,
-    me: NodeId,
-}
-
-fn load(path: &Path) -> Result<Loaded, String> {
-    let config = Config::load(path).map_err(|e| e.to_string())?;
-    let named = |path: &Path, what: String| format!("{}: {what}", path.display());
-    let text = std::fs::read_to_string(&config.genesis).map_err(|e| named(&config.genesis, e.to_string()))?;
-    let genesis = Genesis::parse_file(&text).map_err(|e| named(&config.genesis, e.to_string()))?;
-    let identity = read_identity(&config.identity)?;
-    let me = member_with(&genesis, &identity.public())
-        .ok_or_else(|| named(&config.identity, "this identity is no member in the genesis file".to_owned()))?;
-    Ok(Loaded { config, genesis, identity, me })
-}
-
 fn seal_key(config: &Config) -> Result<SealKey, String> {
     let key = match (&config.seal, &config.seal_key, &config.passphrase_file) {
         (SealMethod::KeyFile, Some(file), _) => SealKey::from_key_file(&KeyFile::at(file)),
@@ -130,9 +130,13 @@ fn seal_key(config: &Config) -> Result<SealKey, String> {
     key.map_err(|e| e.to_string())
 }
 
+fn slots_path(config: &Config) -> PathBuf {
+    config.data.join("slots")
+}
+
 fn open_slots(loaded: &Loaded) -> Result<SlotFile, String> {
     let key = seal_key(&loaded.config)?;
-    let path = loaded.config.data.join("slots");
+    let path = slots_path(&loaded.config);
     let cluster = *loaded.genesis.cluster_id().as_bytes();
     let fresh = !rocks::directory(&loaded.config.data).exists();
     let slots = if fresh && !path.exists() {
@@ -148,11 +152,11 @@ fn open_slots(loaded: &Loaded) -> Result<SlotFile, String> {
 /// # Errors
 /// The first thing that would fail.
 pub fn check(path: &Path) -> Result<String, String> {
-    let loaded = load(path)?;
-    for (key, bind) in [("peer_bind", &loaded.config.peer_bind), ("client_bind", &loaded.config.client_bind)] {
+    let loaded = load(path, None)?;
+    for (key, bind) in loaded.config.listeners() {
         std::net::TcpListener::bind(bind).map_err(|e| format!("{key} = \"{bind}\": {e}"))?;
     }
-    let member = loaded.genesis.members.get(&loaded.me).ok_or("this node is no member")?;
+    let member = loaded.members().get(&loaded.me).ok_or("this node is no member")?;
     for (what, address) in [("peer", &member.peer_address), ("client", &member.client_address)] {
         use std::net::ToSocketAddrs as _;
         address
@@ -166,7 +170,7 @@ pub fn check(path: &Path) -> Result<String, String> {
         return Err(format!("data: {} is no directory", loaded.config.data.display()));
     }
     tracing_subscriber::EnvFilter::try_new(&loaded.config.log_filter).map_err(|e| format!("log_filter: {e}"))?;
-    if loaded.config.data.join("slots").exists() {
+    if slots_path(&loaded.config).exists() {
         drop(open_slots(&loaded)?);
     } else {
         drop(seal_key(&loaded.config)?);
@@ -190,20 +194,28 @@ fn start_logs(config: &Config) -> Result<(), String> {
     started.map_err(|e| e.to_string())
 }
 
-/// Runs a node until it is told to stop or must stop.
+/// Runs a node until it is told to stop or must stop; with a join ticket when it was not a member from the beginning.
 ///
 /// # Errors
 /// Why it did not start, or why it stopped on purpose.
-pub fn run(path: &Path) -> Result<(), String> {
-    let loaded = load(path)?;
+pub fn run(path: &Path, ticket: Option<&Path>) -> Result<(), String> {
+    let loaded = load(path, ticket)?;
     start_logs(&loaded.config)?;
-    for warning in harden_process() {
+    loaded.keep_ticket()?;
+    let protections = harden_process();
+    for warning in protections.iter().filter_map(|protection| protection.warning.as_ref()) {
         tracing::warn!(%warning, "the process is less protected than it could be");
     }
+    let host = Host {
+        data: loaded.config.data.clone(),
+        slots: slots_path(&loaded.config),
+        connections: (PEER_CONNECTIONS + loaded.config.max_connections) as u64,
+        protections,
+    };
     // One thread: on small machines a node spends half of the time that two workers would.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     let mut closing = None;
-    let result = runtime.block_on(serve(loaded, &mut closing));
+    let result = runtime.block_on(serve(loaded, host, &mut closing));
     // Every task goes, and with the last of them the store.
     drop(runtime);
     if let Some(closing) = closing {
@@ -229,45 +241,59 @@ async fn open_core(loaded: &Loaded) -> Result<(RocksStore, FileVault, BootId), S
             slots.sequence()
         ));
     }
-    let boot = open_store(&store, loaded.genesis.cluster_id(), loaded.me, random).await?;
+    let (cluster, enrolled) = (loaded.genesis.cluster_id(), loaded.config.data.join(STORE_ID));
+    if let Some(id) = read_store_id(&enrolled)? {
+        name_store(&store, cluster, loaded.me, id).await?;
+        // Only one store ever gets it: whoever loses that one is another node.
+        std::fs::remove_file(&enrolled).map_err(|e| format!("{}: {e}", enrolled.display()))?;
+    }
+    let boot = open_store(&store, cluster, loaded.me, random).await?;
     slots.set_sequence(boot.counter).map_err(|e| e.to_string())?;
     Ok((store, FileVault { slots: Mutex::new(slots) }, boot))
 }
 
-async fn serve(loaded: Loaded, closing: &mut Option<Closing>) -> Result<(), String> {
+async fn serve(loaded: Loaded, host: Host, closing: &mut Option<Closing>) -> Result<(), String> {
+    ClockId::CLOCK_BOOTTIME.now().map_err(|e| format!("this system has no CLOCK_BOOTTIME: {e}"))?;
     let (store, vault, boot) = open_core(&loaded).await?;
     *closing = Some(store.closing());
-    let Loaded { config, genesis, identity, me } = loaded;
+    let Loaded { config, genesis, identity, me, followed } = loaded;
     let genesis = Arc::new(genesis);
     let cluster = genesis.cluster_id();
     tracing::info!(node = %me, %cluster, name = %genesis.name, boot = boot.counter, "symbolond starts");
-    tracing::warn!("{}", fresh::ASSUMED_WARNING);
     if genesis.administrators.len() < 2 {
         tracing::warn!("the cluster began with one administrator: register a second one before the first is lost");
     }
     std::fs::write(config.data.join("pid"), std::process::id().to_string()).map_err(|e| e.to_string())?;
     let peers = bind(&config.peer_bind).await?;
     let clients = bind(&config.client_bind).await?;
-    let members: Vec<_> = genesis.members.values().map(|member| member.key).collect();
-    let peer_tls = tls::peer_server_config(&identity, tls::only(members)).map_err(|e| e.to_string())?;
+    let asked = match &config.metrics.listen {
+        Some(address) => Some(bind(address).await?),
+        None => None,
+    };
+    // Nobody is a peer before the core has looked who is a member.
+    let known = Peers::new(BTreeMap::new());
+    let peer_tls = tls::peer_server_config(&identity, known.allowed()).map_err(|e| e.to_string())?;
     let client_tls = tls::client_server_config(&identity).map_err(|e| e.to_string())?;
-    let transport =
-        Links::dial(me, &identity, &genesis, boot, &PeerBoots::new(store.clone())).map_err(|e| e.to_string())?;
+    let transport = Links::new(&identity, cluster, boot, PeerBoots::new(store.clone()), known.clone());
+    let transport = transport.map_err(|e| e.to_string())?;
     let parts = Parts {
         me,
         identity,
-        genesis: Arc::clone(&genesis),
+        genesis,
         boot,
         store,
         transport,
-        surroundings: System,
+        surroundings: System { host: Arc::new(host) },
         vault: Box::new(vault),
         timing: Timing::default(),
         usage_bytes: config.usage_log_max_mib << 20,
+        state_version: STATE_VERSION,
     };
     let core: Daemon = Core::start(parts).await?;
-    let limits = AcceptLimits { max_connections: 1024, max_per_ip: 256, handshake_timeout: Duration::from_secs(5) };
-    let peer_service = PeerService::server(genesis, boot, core.clone());
+    core.join(followed).map_err(|e| e.to_string())?;
+    let limits =
+        AcceptLimits { max_connections: PEER_CONNECTIONS, max_per_ip: 256, handshake_timeout: Duration::from_secs(5) };
+    let peer_service = PeerService::server(known, cluster, boot, core.clone());
     let peer_server = rpc_serve::server().add_service(peer_service).serve_with_incoming(incoming(
         peers,
         TlsAcceptor::from(peer_tls),
@@ -285,6 +311,9 @@ async fn serve(loaded: Loaded, closing: &mut Option<Closing>) -> Result<(), Stri
         .serve_with_incoming(incoming(clients, TlsAcceptor::from(client_tls), limits));
     health::serve(config.health_socket.clone(), health_of(core.clone()))
         .map_err(|e| format!("{}: {e}", config.health_socket.display()))?;
+    if let Some(listener) = asked {
+        serve_metrics(listener, core.clone(), config.metrics.key_series)?;
+    }
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
     tracing::info!(peers = %config.peer_bind, clients = %config.client_bind, "symbolond listens");
@@ -300,6 +329,20 @@ async fn serve(loaded: Loaded, closing: &mut Option<Closing>) -> Result<(), Stri
     let _ = std::fs::remove_file(config.data.join("pid"));
     tracing::info!(node = %me, "symbolond stops");
     result
+}
+
+/// Metrics go to whoever asks; so the listener should be reached by nobody else.
+fn serve_metrics(listener: TcpListener, core: Daemon, key_series: usize) -> Result<(), String> {
+    let address = listener.local_addr().map_err(|e| e.to_string())?;
+    tracing::info!(%address, "metrics are served");
+    if !address.ip().is_loopback() {
+        tracing::warn!(%address, "metrics are served in the clear beyond this machine, names of keys and nodes with them");
+    }
+    tokio::spawn(metrics::serve(listener, move || {
+        let core = core.clone();
+        async move { core.series(key_series).await.ok() }
+    }));
+    Ok(())
 }
 
 async fn bind(address: &str) -> Result<TcpListener, String> {

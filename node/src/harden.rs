@@ -3,16 +3,32 @@
 use nix::sys::mman::{MlockAllFlags, mlockall};
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, rlim_t, setrlimit};
 
+/// One protection of the process.
+#[derive(Debug, Clone)]
+pub struct Protection {
+    /// Its name, as `doctor` has it.
+    pub name: &'static str,
+    /// What holds where it could be had.
+    pub held: &'static str,
+    /// Why it could not be had and, behind a semicolon, what to set; none where it holds.
+    pub warning: Option<String>,
+}
+
 /// Forbids core files, forbids other processes of the same user to attach or to read the memory, and locks
 /// all memory (present and future) so that it is never swapped out. Call it first thing, before a secret is
 /// read and before a thread is started.
 ///
-/// Returns one warning for each protection that could not be had, saying what to set; none of them is a
-/// reason not to start. Memory is locked only where `RLIMIT_MEMLOCK` allows any amount: under a limit, the
-/// allocation that exceeds it fails, at any later time and anywhere in the process.
+/// Returns what came of each protection; that one could not be had is no reason not to start. Memory is
+/// locked only where `RLIMIT_MEMLOCK` allows any amount: under a limit, the allocation that exceeds it
+/// fails, at any later time and anywhere in the process.
 #[must_use = "the warnings tell the operator what is not protected"]
-pub fn harden_process() -> Vec<String> {
-    [forbid_core_files(), forbid_tracing(), lock_memory()].into_iter().flatten().collect()
+pub fn harden_process() -> Vec<Protection> {
+    let protection = |name, held, warning| Protection { name, held, warning };
+    vec![
+        protection("core_files", "core files are forbidden", forbid_core_files()),
+        protection("debuggers", "other processes cannot read the memory", forbid_tracing()),
+        protection("memory_lock", "all memory is locked", lock_memory()),
+    ]
 }
 
 fn forbid_core_files() -> Option<String> {
@@ -40,7 +56,7 @@ fn forbid_tracing() -> Option<String> {
 #[cfg(not(target_os = "linux"))]
 fn forbid_tracing() -> Option<String> {
     Some(
-        "other processes of the same user can read the memory of symbolond on this system: \
+        "other processes of the same user can read the memory of symbolond on this system; \
          run it on Linux, or as a user of its own"
             .to_owned(),
     )

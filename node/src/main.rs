@@ -25,7 +25,7 @@ enum Command {
     /// Join enrolment lines and administrators to the genesis file of a cluster
     Genesis(GenesisArgs),
     /// Run a node
-    Run(ConfigArgs),
+    Run(RunArgs),
     /// Say what would fail before the node runs
     Check(ConfigArgs),
     /// Ask a node on this machine how it is; exit 0 when it is well
@@ -39,6 +39,15 @@ struct ConfigArgs {
     /// The node's configuration
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
+}
+
+#[derive(Args)]
+struct RunArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Join ticket, at the first start of a node that was not a member from the beginning
+    #[arg(long, value_name = "FILE")]
+    ticket: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -150,8 +159,8 @@ fn work(command: Command) -> Result<String, String> {
         Command::Init(args) => init(args),
         Command::Genesis(args) => genesis(args),
         Command::Run(args) => {
-            say(&cluster_line(&args.config)?);
-            daemon::run(&args.config).map(|()| String::new())
+            say(&cluster_line(&args.config.config)?);
+            daemon::run(&args.config.config, args.ticket.as_deref()).map(|()| String::new())
         }
         Command::Check(args) => daemon::check(&args.config),
         Command::Health(args) => daemon::ask_health(&args.config),

@@ -7,16 +7,18 @@ use std::path::{Path, PathBuf};
 
 use rand_core::{OsRng, RngCore as _};
 use symbolon_protocol::genesis::{Enrolment, Genesis, Member, MemberRole, NO_CLUSTER, valid_address};
-use symbolon_protocol::id::{Name, NodeId};
+use symbolon_protocol::id::{Name, NodeId, StoreId};
 use symbolon_protocol::identity::{Domain, Identity, PublicKey};
 use symbolon_protocol::limits;
-use symbolon_protocol::wire::encode;
 use zeroize::Zeroizing;
 
-use crate::config::{Config, LogFormat, SealMethod};
+use crate::config::{Config, LogFormat, MetricsConfig, SealMethod};
 use crate::seal::{KeyFile, PassphraseSource, SEAL_PARAMS_FILE, SealKey};
 
 const IDENTITY_HEAD: &str = "symbolon-identity-v1";
+
+/// File in a node's directory with the id of the store that it will make; the first start removes it.
+pub const STORE_ID: &str = "store-id";
 
 fn at(path: &Path, what: impl std::fmt::Display) -> String {
     format!("{}: {what}", path.display())
@@ -116,6 +118,7 @@ pub fn init(init: &Init<'_>) -> Result<String, String> {
         seal: if source.is_some() { SealMethod::Passphrase } else { SealMethod::KeyFile },
         seal_key: source.is_none().then(|| "seal.key".into()),
         passphrase_file: init.passphrase_file.as_deref().map(|f| std::path::absolute(f).unwrap_or_else(|_| f.into())),
+        ticket: None,
         health_socket: "health.sock".into(),
         max_connections: 4096,
         max_connections_per_address: 1024,
@@ -123,6 +126,7 @@ pub fn init(init: &Init<'_>) -> Result<String, String> {
         usage_log_max_mib: 16 * 1024,
         log_format: LogFormat::Text,
         log_filter: "info".to_owned(),
+        metrics: MetricsConfig::default(),
     };
     let path = directory.join("symbolond.toml");
     write_new(&path, &config.to_toml())?;
@@ -134,8 +138,24 @@ pub fn init(init: &Init<'_>) -> Result<String, String> {
         zone: init.zone.clone(),
         role: MemberRole::Voter,
     };
-    let signature = identity.sign(Domain::Enrolment, &NO_CLUSTER, &encode(&member));
-    Ok(Enrolment { member, signature }.to_line())
+    let mut store = [0; 16];
+    OsRng.fill_bytes(&mut store);
+    let store = StoreId::from_bytes(store);
+    write_new(&directory.join(STORE_ID), &format!("{store}\n"))?;
+    let signature = identity.sign(Domain::Enrolment, &NO_CLUSTER, &Enrolment::payload(&member, store));
+    Ok(Enrolment { member, store, signature }.to_line())
+}
+
+/// The id that was enrolled for the store; none when a store has it already.
+///
+/// # Errors
+/// When the file cannot be read or holds something else.
+pub fn read_store_id(path: &Path) -> Result<Option<StoreId>, String> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => text.trim().parse().map(Some).map_err(|e| at(path, e)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(at(path, error)),
+    }
 }
 
 /// Writes a file that must not exist yet.
@@ -285,6 +305,27 @@ mod tests {
         assert_eq!(genesis.members.get(&NodeId::new(2).unwrap()).unwrap().key, identity.public());
         dev_init(&dev).unwrap();
         assert_eq!(read("node1"), genesis.to_file());
+    }
+
+    #[test]
+    fn an_enrolment_names_the_store_that_is_made_of_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let node = directory.path().join("n");
+        let line = init(&Init {
+            directory: &node,
+            name: Name::new("n").unwrap(),
+            peer: "127.0.0.1:7400".to_owned(),
+            client: "127.0.0.1:7401".to_owned(),
+            peer_bind: "127.0.0.1:7400".to_owned(),
+            client_bind: "127.0.0.1:7401".to_owned(),
+            zone: String::new(),
+            passphrase_file: None,
+            ask_passphrase: false,
+        });
+        let enrolment = Enrolment::parse(&line.unwrap()).unwrap();
+        assert_eq!(read_store_id(&node.join(STORE_ID)).unwrap(), Some(enrolment.store));
+        assert_eq!(read_store_id(&node.join("nothing")).unwrap(), None);
+        assert!(read_store_id(&node.join("identity")).is_err());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Key certificates: why a client may believe that a public key belongs to a key of the cluster.
 //!
-//! A certificate is n READY votes of one attempt, ACTIVATED votes of at least t of the same roster, and the activation's place
-//! in the one history under a head that a majority of the voters signed. READY alone proves nothing to a client (an aborted
+//! A certificate is the READY votes of all holders of one attempt, ACTIVATED votes of at least t of them, and the activation's
+//! place in the one history under a head that a majority of the voters signed. READY alone proves nothing to a client (an aborted
 //! attempt may have all of them), and READY with ACTIVATED alone would let t lying nodes certify a roster of themselves.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,15 +29,17 @@ pub struct CertificateCore {
     pub suite: Suite,
     /// The public key, 32 bytes (RFC 8032 encoding).
     pub public_key: [u8; 32],
-    /// Holders, in the order that was signed for.
+    /// The nodes that are to hold shares, in the order that was signed for.
     pub roster: Vec<NodeId>,
+    /// Those of them that do, in the order of the roster: at least `min(n, t+1)`. The others missed the epoch.
+    pub holders: Vec<NodeId>,
     /// Holders needed for a signature.
     pub threshold: Threshold,
     /// Version of the membership under which the holders are known.
     pub membership: u64,
     /// Epoch of the shares.
     pub epoch: Epoch,
-    /// Verifying share of each holder, 32 bytes each, in the order of the roster.
+    /// Verifying share of each node of the roster, 32 bytes each, in its order; also of those that hold no share.
     pub verifying_shares: Vec<[u8; 32]>,
     /// Hash of everything that was said in the operation.
     pub transcript: Digest,
@@ -52,6 +54,7 @@ crate::wire_struct!(CertificateCore {
     suite,
     public_key,
     roster,
+    holders,
     threshold,
     membership,
     epoch,
@@ -66,11 +69,19 @@ impl CertificateCore {
     pub fn digest(&self) -> Digest {
         tagged_hash("symbolon/certificate/v1", &encode(self))
     }
-    /// The verifying share of a holder.
+    /// The verifying share of a node of the roster.
     #[must_use]
     pub fn verifying_share(&self, node: NodeId) -> Option<&[u8; 32]> {
         self.roster.iter().position(|n| *n == node).and_then(|at| self.verifying_shares.get(at))
     }
+}
+
+/// Whether holders are a part of the roster, in its order, and enough of it: so many that one disk may be lost, or all.
+#[must_use]
+pub fn enough_holders(roster: &[NodeId], holders: &[NodeId], threshold: Threshold) -> bool {
+    let mut rest = roster.iter();
+    let in_order = holders.iter().all(|holder| rest.any(|node| node == holder));
+    in_order && holders.len() >= roster.len().min(threshold.get() + 1)
 }
 
 /// A holder's word that its share is durable.
@@ -137,9 +148,11 @@ crate::wire_struct!(KeyCertificate { core, ready, activated, activation, heads }
 pub enum CertificateError {
     /// It was made for another cluster or under another membership.
     Foreign,
-    /// Roster, threshold and verifying shares do not fit together.
+    /// It names a version of the membership that is not known here.
+    Membership(u64),
+    /// Roster, holders, threshold and verifying shares do not fit together.
     Shape,
-    /// A READY vote is missing or does not verify.
+    /// A READY vote is missing, does not verify, or is of a node that is no holder.
     Ready(Option<NodeId>),
     /// Fewer than t ACTIVATED votes verify.
     Activated,
@@ -153,7 +166,12 @@ impl std::fmt::Display for CertificateError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Foreign => f.write_str("the certificate was made for another cluster or membership"),
-            Self::Shape => f.write_str("roster, threshold and verifying shares of the certificate do not fit together"),
+            Self::Membership(version) => {
+                write!(f, "the certificate names membership {version}, which is not known here")
+            }
+            Self::Shape => {
+                f.write_str("roster, holders, threshold and verifying shares of the certificate do not fit together")
+            }
             Self::Ready(None) => f.write_str("a READY vote of the certificate is missing"),
             Self::Ready(Some(node)) => write!(f, "the READY vote of node {node} in the certificate does not verify"),
             Self::Activated => f.write_str("fewer holders than the threshold activated this key version"),
@@ -172,8 +190,7 @@ impl KeyCertificate {
         self.activated.len() >= self.core.threshold.get() && self.heads.len() > voters / 2
     }
 
-    /// Checks everything against a cluster and its members, who are known from genesis and signed changes, never from the
-    /// node that shows the certificate.
+    /// Checks everything against a cluster with one membership.
     ///
     /// # Errors
     /// [`CertificateError`] with the first rule that is broken.
@@ -183,24 +200,45 @@ impl KeyCertificate {
         membership: u64,
         members: &BTreeMap<NodeId, Member>,
     ) -> Result<(), CertificateError> {
+        self.verify_under(cluster, |version| (version == membership).then_some(members))
+    }
+
+    /// Checks everything against a cluster and its members at each version, who are known from genesis and signed changes, never
+    /// from the node that shows the certificate. The members may have changed between the beginning of the ceremony, which the
+    /// core names, and the activation, which the head names.
+    ///
+    /// # Errors
+    /// [`CertificateError`] with the first rule that is broken.
+    pub fn verify_under<'a>(
+        &self,
+        cluster: &ClusterId,
+        members: impl Fn(u64) -> Option<&'a BTreeMap<NodeId, Member>>,
+    ) -> Result<(), CertificateError> {
         let core = &self.core;
-        if core.cluster != *cluster || core.membership != membership || self.activation.head.membership != membership {
+        let activated = self.activation.head.membership;
+        if core.cluster != *cluster || core.membership > activated {
             return Err(CertificateError::Foreign);
         }
+        let at = |version: u64| members(version).ok_or(CertificateError::Membership(version));
+        let (begun, activated) = (at(core.membership)?, at(activated)?);
         let roster: BTreeSet<NodeId> = core.roster.iter().copied().collect();
         let shape = roster.len() == core.roster.len()
             && core.verifying_shares.len() == core.roster.len()
-            && Threshold::new(core.threshold.get(), core.roster.len()) == Some(core.threshold);
+            && Threshold::new(core.threshold.get(), core.roster.len()) == Some(core.threshold)
+            && enough_holders(&core.roster, &core.holders, core.threshold);
         if !shape {
             return Err(CertificateError::Shape);
         }
-        self.verify_votes(members)?;
+        self.verify_votes(begun)?;
         self.verify_place()?;
-        self.verify_heads(cluster, members)
+        self.verify_heads(cluster, activated)
     }
 
     fn verify_votes(&self, members: &BTreeMap<NodeId, Member>) -> Result<(), CertificateError> {
-        for node in &self.core.roster {
+        if let Some(stranger) = self.ready.keys().find(|node| !self.core.holders.contains(node)) {
+            return Err(CertificateError::Ready(Some(*stranger)));
+        }
+        for node in &self.core.holders {
             let vote = self.ready.get(node).ok_or(CertificateError::Ready(None))?;
             let member = members.get(node).ok_or(CertificateError::Ready(Some(*node)))?;
             if !vote.verifies(&self.core, *node, &member.key) {
@@ -209,7 +247,7 @@ impl KeyCertificate {
         }
         let digest = self.core.digest();
         let good = self.activated.iter().filter(|(node, signature)| {
-            self.core.roster.contains(node)
+            self.core.holders.contains(node)
                 && members.get(node).is_some_and(|m| verifies_activated(&m.key, &self.core.cluster, &digest, signature))
         });
         if good.count() < self.core.threshold.get() {

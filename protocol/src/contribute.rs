@@ -7,6 +7,7 @@ use crate::error::{ErrorCode, Refusal};
 use crate::fresh::Fresh;
 use crate::id::{Digest, Epoch, KeyId, KeyVersion, NodeId};
 use crate::lifecycle::{Event, Verdict, decide};
+use crate::limits;
 use crate::request::{Action, Purpose, VerifiedRequest};
 use crate::schema::replicated as schema;
 use crate::state::records::{self, VersionRecord};
@@ -59,6 +60,7 @@ pub struct Standing {
     core: Arc<CertificateCore>,
     purpose: Purpose,
     version: VersionRecord,
+    staleness_ms: u64,
 }
 
 /// The two clocks of a decision, milliseconds since 1970.
@@ -68,6 +70,21 @@ pub struct Clocks {
     pub now_ms: u64,
     /// State time.
     pub state_ms: u64,
+}
+
+impl Clocks {
+    /// Entries come at least every minute, if only to let state time go on: a state that is older has not heard of the last one.
+    ///
+    /// # Errors
+    /// `not_fresh`.
+    pub(crate) fn check_behind(self) -> Result<(), Refusal> {
+        let behind = self.now_ms.saturating_sub(self.state_ms);
+        if behind <= limits::STATE_BEHIND_MS {
+            return Ok(());
+        }
+        let message = format!("state time is {} s behind the clock of this node", behind / 1000);
+        Err(Refusal::new(ErrorCode::NotFresh, message))
+    }
 }
 
 impl Standing {
@@ -98,9 +115,20 @@ impl Standing {
             return refuse(ErrorCode::WrongState, format!("key `{}` has no active version", key.name));
         };
         match version.certificate.take() {
-            Some(certificate) => Ok(Ok(Self { core: Arc::new(certificate.core), purpose: key.purpose, version })),
+            Some(certificate) => Ok(Ok(Self {
+                core: Arc::new(certificate.core),
+                purpose: key.purpose,
+                version,
+                staleness_ms: key.policy.max_staleness_ms.into(),
+            })),
             None => refuse(ErrorCode::Internal, format!("key `{}` is active without a certificate", key.name)),
         }
+    }
+
+    /// How old the evidence of a lease may be for this key, milliseconds.
+    #[must_use]
+    pub fn staleness_ms(&self) -> u64 {
+        self.staleness_ms
     }
 
     /// Whether a request may be signed now, and with which version.
@@ -135,12 +163,14 @@ impl Standing {
         request: &VerifiedRequest,
     ) -> Result<Permit, Refusal> {
         let Fresh { .. } = fresh;
+        clocks.check_behind()?;
         let core = self.allows(clocks, request)?;
-        if core.roster.contains(&node) {
+        if core.holders.contains(&node) {
             return Ok(Permit { request: request.digest(), core: Arc::clone(core) });
         }
+        // Whoever knows these shares does not ask this node.
         let message = format!("node {node} holds no share of key `{}`", core.name);
-        Err(Refusal::new(ErrorCode::WrongState, message))
+        Err(Refusal::new(ErrorCode::EpochChanged, message))
     }
 }
 

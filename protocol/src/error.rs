@@ -138,6 +138,10 @@ error_table! {
     PeerMisbehaved = 30, "peer_misbehaved", Peer, 13, 4, true, "the message names the node: look at it";
     /// A local file cannot be read or written, or holds something else.
     LocalFile = 31, "local_file", Caller, 9, 1, false, "check the path and its permissions";
+    /// A holder has, or waits for, the shares of another epoch than the coordinator means.
+    EpochChanged = 32, "epoch_changed", Environment, 14, 4, true, "try again: the shares of the key have just changed, and not every node knows yet";
+    /// Keys need the shares of a node that is to leave.
+    StillNeeded = 33, "still_needed", Caller, 9, 5, false, "move its shares first with `symbolon member remove NODE --drain`; with --lost it leaves without";
 }
 
 impl fmt::Display for ErrorCode {

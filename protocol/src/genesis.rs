@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::id::{ClusterId, Name, NodeId};
+use crate::id::{ClusterId, Name, NodeId, StoreId};
 use crate::identity::{Domain, PublicKey, Signature, tagged_hash};
 use crate::limits;
 use crate::wire::{Wire, WireError, Writer, decode, encode};
@@ -38,17 +38,27 @@ crate::wire_struct!(Member { name, key, peer_address, client_address, zone, role
 /// What a node says of itself before there is a cluster; one line of hexadecimal made by `symbolond init`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Enrolment {
-    /// The node as it wants to be a member; the role is decided by whoever makes genesis.
+    /// The node as it wants to be a member; the role is decided by whoever makes genesis or adds it.
     pub member: Member,
-    /// By the node's own key.
+    /// The id of its store, which is empty.
+    pub store: StoreId,
+    /// By the node's own key, over [`Enrolment::payload`].
     pub signature: Signature,
 }
-crate::wire_struct!(Enrolment { member, signature });
+crate::wire_struct!(Enrolment { member, store, signature });
 
 /// The cluster id that stands in an enrolment: there is no cluster yet.
 pub const NO_CLUSTER: ClusterId = ClusterId::from_bytes([0; 32]);
 
 impl Enrolment {
+    /// What is signed.
+    #[must_use]
+    pub fn payload(member: &Member, store: StoreId) -> Vec<u8> {
+        let mut w = Writer::default();
+        w.raw(&encode(member));
+        store.put(&mut w);
+        w.finish()
+    }
     /// Parses the line and checks the self-signature.
     ///
     /// # Errors
@@ -57,7 +67,7 @@ impl Enrolment {
         let hex =
             line.trim().strip_prefix(ENROLMENT_PREFIX).ok_or(WireError::Invalid("the start of an enrolment line"))?;
         let enrolment: Self = decode(&hex::decode(hex).map_err(|_| WireError::Invalid("an enrolment line"))?)?;
-        let payload = encode(&enrolment.member);
+        let payload = Self::payload(&enrolment.member, enrolment.store);
         if !enrolment.member.key.verifies(Domain::Enrolment, &NO_CLUSTER, &payload, &enrolment.signature) {
             return Err(WireError::Invalid("the self-signature of an enrolment line"));
         }
@@ -191,7 +201,7 @@ pub struct NewStore {
     /// The voter.
     pub node: NodeId,
     /// Its store.
-    pub store: crate::id::StoreId,
+    pub store: StoreId,
     /// By the voter's identity, over node and store.
     pub signature: Signature,
 }
@@ -200,7 +210,7 @@ crate::wire_struct!(NewStore { node, store, signature });
 impl NewStore {
     /// What is signed.
     #[must_use]
-    pub fn payload(node: NodeId, store: crate::id::StoreId) -> Vec<u8> {
+    pub fn payload(node: NodeId, store: StoreId) -> Vec<u8> {
         let mut w = Writer::default();
         node.put(&mut w);
         store.put(&mut w);
@@ -238,7 +248,7 @@ impl StartCertificate {
     }
     /// The store id that was certified for a node.
     #[must_use]
-    pub fn store_of(&self, node: NodeId) -> Option<crate::id::StoreId> {
+    pub fn store_of(&self, node: NodeId) -> Option<StoreId> {
         self.answers.iter().find(|answer| answer.node == node).map(|answer| answer.store)
     }
 }

@@ -66,6 +66,13 @@ fn node_hash(left: &Digest, right: &Digest) -> Digest {
     Digest::from_bytes(hash.finalize().into())
 }
 
+/// A path and a root that fit a leaf, whatever came before it; its index is a power of two.
+#[cfg(test)]
+pub(crate) fn made_up(leaf: &Leaf) -> (Vec<Digest>, Digest) {
+    let before = Digest::from_bytes([0x5a; 32]);
+    (vec![before], node_hash(&before, &leaf.hash()))
+}
+
 /// Root of a complete subtree that must be there: leaves `position << level` up to `(position + 1) << level`.
 fn subtree(tables: &impl Tables, level: u8, position: u64) -> Result<Digest, StoreFault> {
     read(tables, &schema::tree(level, position))?

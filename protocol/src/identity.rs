@@ -34,6 +34,18 @@ pub enum Domain {
     Package,
     /// A proof of erasure.
     Erased,
+    /// A dealer's commitments in a redistribution.
+    Dealing,
+    /// A subshare on its way to one holder.
+    Subshare,
+    /// A holder's word which dealings it took and which it did not.
+    Acknowledged,
+    /// A holder's word that it has no share of the current epoch.
+    Need,
+    /// A member's word on which rules it knows.
+    Supports,
+    /// An answer to the question how far a voter is.
+    Position,
 }
 
 impl Domain {
@@ -52,6 +64,12 @@ impl Domain {
             Self::Commitment => "symbolon/commitment/v1",
             Self::Package => "symbolon/package/v1",
             Self::Erased => "symbolon/erased/v1",
+            Self::Dealing => "symbolon/dealing/v1",
+            Self::Subshare => "symbolon/subshare/v1",
+            Self::Acknowledged => "symbolon/acknowledged/v1",
+            Self::Need => "symbolon/need/v1",
+            Self::Supports => "symbolon/supports/v1",
+            Self::Position => "symbolon/position/v1",
         }
     }
 }

@@ -6,12 +6,14 @@
 //!
 //! Reading order:
 //! 1. [`wire`], [`id`], [`limits`], [`error`], [`step`]: what everything else is made of.
-//! 2. [`identity`], [`genesis`], [`request`]: who is who, and what clients ask.
+//! 2. [`identity`], [`genesis`], [`membership`], [`request`]: who is who, and what clients ask.
 //! 3. [`entry`], [`state`], [`outcome`], [`history`], [`lifecycle`], [`table`], [`schema`]: the replicated state.
-//! 4. [`generate`], [`certificate`], [`pop`]: how a key comes about and why a client may believe in it.
-//! 5. [`sign`], [`contribute`], [`fresh`], [`usage`]: how a signature comes about.
+//! 4. [`generate`], [`certificate`], [`pop`]: how a key comes about and why a client may believe in it; [`redistribute`]: how
+//!    it gets new shares.
+//! 5. [`sign`], [`blame`], [`contribute`], [`fresh`], [`usage`]: how a signature comes about, and who broke the rules.
 //! 6. [`peer`]: what nodes say to each other.
 
+pub mod blame;
 pub mod certificate;
 pub mod contribute;
 pub mod entry;
@@ -24,9 +26,11 @@ pub mod id;
 pub mod identity;
 pub mod lifecycle;
 pub mod limits;
+pub mod membership;
 pub mod outcome;
 pub mod peer;
 pub mod pop;
+pub mod redistribute;
 pub mod request;
 pub mod schema;
 pub mod sign;

@@ -92,10 +92,12 @@ pub enum Event {
     Sign,
     /// Verify a signature made with it.
     Verify,
+    /// Give new shares of it to the same or another roster.
+    Redistribute,
 }
 
 /// Every event, in the order of the table.
-pub const EVENTS: [Event; 12] = [
+pub const EVENTS: [Event; 13] = [
     Event::Generated,
     Event::GenerationFailed,
     Event::Superseded,
@@ -108,6 +110,7 @@ pub const EVENTS: [Event; 12] = [
     Event::Erased,
     Event::Sign,
     Event::Verify,
+    Event::Redistribute,
 ];
 
 /// What the table says of an event in a state.
@@ -134,13 +137,16 @@ pub const fn decide(state: KeyState, event: Event) -> Verdict {
         (S::Active, Event::Suspend) => Verdict::To(S::Suspended),
         (S::Suspended, Event::Resume) => Verdict::To(S::Active),
         (S::Active | S::Suspended | S::Rotated, Event::Expire) => Verdict::To(S::Expired),
-        (S::Active | S::Suspended | S::Rotated | S::Expired, Event::Revoke) => Verdict::To(S::Revoked),
+        // Said again it changes nothing, and can be waited for until everybody knows.
+        (S::Active | S::Suspended | S::Rotated | S::Expired | S::Revoked, Event::Revoke) => Verdict::To(S::Revoked),
         (S::Revoked | S::Expired, Event::Destroy) => Verdict::To(S::Destroying),
         (S::Destroying, Event::CancelDestroy) => Verdict::Back,
         (S::Destroying, Event::Erased) => Verdict::To(S::Destroyed),
         (S::Active, Event::Sign) => Verdict::To(S::Active),
         // A suspended key's old signatures are still good; a revoked one's only for a verifier that says it knows.
         (S::Active | S::Suspended | S::Rotated | S::Expired, Event::Verify) => Verdict::To(state),
+        // Other versions never use their shares again.
+        (S::Active | S::Suspended, Event::Redistribute) => Verdict::To(state),
         _ => Verdict::No,
     }
 }
@@ -152,15 +158,15 @@ mod tests {
     /// The table as `docs/spec/lifecycle.md` prints it: one row per state, one letter per event in the order of [`EVENTS`].
     /// Letters: `.` no, `=` stays, `<` back, otherwise the first letters of the next state.
     const TABLE: [(&str, &str); 9] = [
-        ("pending", "active failed . . . . failed . . . . ."),
-        ("active", ". . rotated suspended . expired revoked . . . = ="),
-        ("suspended", ". . rotated . active expired revoked . . . . ="),
-        ("rotated", ". . . . . expired revoked . . . . ="),
-        ("expired", ". . . . . . revoked destroying . . . ="),
-        ("revoked", ". . . . . . . destroying . . . ."),
-        ("destroying", ". . . . . . . . < destroyed . ."),
-        ("destroyed", ". . . . . . . . . . . ."),
-        ("failed", ". . . . . . . . . . . ."),
+        ("pending", "active failed . . . . failed . . . . . ."),
+        ("active", ". . rotated suspended . expired revoked . . . = = ="),
+        ("suspended", ". . rotated . active expired revoked . . . . = ="),
+        ("rotated", ". . . . . expired revoked . . . . = ."),
+        ("expired", ". . . . . . revoked destroying . . . = ."),
+        ("revoked", ". . . . . . = destroying . . . . ."),
+        ("destroying", ". . . . . . . . < destroyed . . ."),
+        ("destroyed", ". . . . . . . . . . . . ."),
+        ("failed", ". . . . . . . . . . . . ."),
     ];
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::certificate::CertificateCore;
 use crate::error::Refusal;
-use crate::id::{Digest, Epoch, KeyId, KeyVersion, Name};
+use crate::id::{Digest, Epoch, KeyId, KeyVersion, Name, OperationId};
 use crate::identity::tagged_hash;
 use crate::lifecycle::KeyState;
 use crate::wire::encode;
@@ -32,7 +32,26 @@ pub enum Outcome {
         /// Digest of the certificate core.
         core: Digest,
     },
-    /// An attempt ended; with another epoch the next one began, without one the version failed.
+    /// Shares of a version are being moved.
+    Redistributing {
+        /// The key.
+        key: KeyId,
+        /// The version.
+        version: KeyVersion,
+        /// The first attempt.
+        epoch: Epoch,
+    },
+    /// A redistribution is one step further.
+    Advanced {
+        /// The operation.
+        operation: OperationId,
+    },
+    /// How a key is kept was changed.
+    PolicyChanged {
+        /// The key.
+        key: KeyId,
+    },
+    /// An attempt ended; with another epoch the next one began, without one the operation ended without a result.
     AttemptEnded {
         /// The key.
         key: KeyId,
@@ -55,6 +74,20 @@ pub enum Outcome {
         /// Its name.
         name: Name,
     },
+    /// The membership was changed.
+    MembershipChanged {
+        /// Its version from now on.
+        version: u64,
+        /// Digest of the request.
+        request: Digest,
+        /// Digest of the membership that it made.
+        membership: Digest,
+    },
+    /// Raft was seen to have the voters that administrators want.
+    VotersMoved {
+        /// Version of the membership.
+        version: u64,
+    },
     /// The state version was raised.
     Upgraded {
         /// To this one.
@@ -71,6 +104,11 @@ crate::wire_enum!(Outcome {
     7 => KeyChanged { key, versions },
     8 => ClientChanged { name },
     9 => Upgraded { to },
+    10 => Redistributing { key, version, epoch },
+    11 => PolicyChanged { key },
+    12 => Advanced { operation },
+    21 => MembershipChanged { version, request, membership },
+    22 => VotersMoved { version },
 });
 
 impl Outcome {

@@ -2,12 +2,16 @@
 
 use crate::entry::Payload;
 use crate::error::Refusal;
+use crate::fresh::{Question, SignedPosition};
 use crate::generate::SignedMessage;
 use crate::genesis::{NewStore, StartCertificate};
 use crate::history::Head;
 use crate::id::BootId;
 use crate::identity::Signature;
+use crate::membership::Link;
 use crate::outcome::Outcome;
+use crate::redistribute::SubshareMessage;
+use crate::request::SignedRequest;
 use crate::sign::{Commitments, Round1, Round2, Shares};
 use crate::wire::Bytes;
 
@@ -95,6 +99,17 @@ pub enum WorkCall {
         /// By the caller.
         signature: Signature,
     },
+    /// A subshare of a redistribution.
+    Subshare(SubshareMessage),
+    /// Which changes of the membership came after a version?
+    Chain {
+        /// The version.
+        after: u64,
+    },
+    /// Where are you? (`docs/spec/fresh.md`)
+    Position(Question),
+    /// A request that takes a right away is on its way to the log.
+    Withdrawn(SignedRequest),
 }
 crate::wire_enum!(WorkCall {
     1 => Status,
@@ -107,6 +122,10 @@ crate::wire_enum!(WorkCall {
     8 => SignRound1(round),
     9 => SignRound2(round),
     10 => Checkpoint { head, signature },
+    20 => Subshare(message),
+    21 => Chain { after },
+    11 => Position(question),
+    12 => Withdrawn(request),
 });
 
 /// How a node is.
@@ -120,8 +139,12 @@ pub struct PeerStatus {
     pub release: String,
     /// Its boot.
     pub boot: BootId,
+    /// Newest state version that its release knows.
+    pub state_version: u32,
+    /// Its clock when it answered, milliseconds since 1970.
+    pub time_ms: u64,
 }
-crate::wire_struct!(PeerStatus { role, applied_index, release, boot });
+crate::wire_struct!(PeerStatus { role, applied_index, release, boot, state_version, time_ms });
 
 /// An answer on the work stream.
 #[derive(Debug, Clone)]
@@ -151,6 +174,10 @@ pub enum WorkAnswer {
     Shares(Shares),
     /// The answering node's own signature over the same checkpoint; none when it has another one or is not there yet.
     Checkpoint(Option<Signature>),
+    /// Changes of the membership, the first ones after the version that was asked for.
+    Chain(Vec<Link>),
+    /// Where the node is.
+    Position(SignedPosition),
 }
 crate::wire_enum!(WorkAnswer {
     1 => Taken,
@@ -163,4 +190,6 @@ crate::wire_enum!(WorkAnswer {
     8 => Commitments(commitments),
     9 => Shares(shares),
     10 => Checkpoint(signature),
+    21 => Chain(links),
+    11 => Position(position),
 });

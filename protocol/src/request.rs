@@ -16,7 +16,8 @@ use sha2::{Digest as _, Sha256};
 
 pub use self::grant::{Grant, Role};
 use crate::error::{ErrorCode, Refusal};
-use crate::id::{ClusterId, Digest, KeyId, KeyVersion, Name, NodeId, RequestId, Threshold};
+use crate::genesis::Member;
+use crate::id::{ClusterId, Digest, KeyId, KeyVersion, Name, NodeId, RequestId, StoreId, Threshold};
 use crate::identity::{Domain, PublicKey, Signature, tagged_hash};
 use crate::limits;
 use crate::wire::{Bytes, decode, encode};
@@ -94,6 +95,43 @@ impl RosterPlan {
     }
 }
 
+/// How a key is kept, beside who may use it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyPolicy {
+    /// How long a holder that hears of no majority of the voters goes on signing, milliseconds. Longer buys availability
+    /// without a majority; shorter takes a right away sooner.
+    pub max_staleness_ms: u32,
+    /// How often its shares are renewed by schedule, milliseconds; none for never.
+    pub refresh_every_ms: Option<u64>,
+}
+crate::wire_struct!(KeyPolicy { max_staleness_ms, refresh_every_ms });
+
+impl Default for KeyPolicy {
+    fn default() -> Self {
+        Self { max_staleness_ms: limits::STALENESS_MS, refresh_every_ms: None }
+    }
+}
+
+impl KeyPolicy {
+    /// Checks the limits.
+    ///
+    /// # Errors
+    /// `invalid_argument` naming the limit.
+    pub fn check(&self) -> Result<(), Refusal> {
+        let staleness = limits::STALENESS_MIN_MS..=limits::STALENESS_MAX_MS;
+        if !staleness.contains(&self.max_staleness_ms) {
+            let (low, high) = (limits::STALENESS_MIN_MS, limits::STALENESS_MAX_MS / 1000);
+            let message = format!("the longest staleness is between {low} ms and {high} s");
+            return Err(Refusal::new(ErrorCode::InvalidArgument, message));
+        }
+        if self.refresh_every_ms.is_some_and(|every| every < limits::REFRESH_EVERY_MS) {
+            let message = format!("shares are refreshed at most every {} s", limits::REFRESH_EVERY_MS / 1000);
+            return Err(Refusal::new(ErrorCode::InvalidArgument, message));
+        }
+        Ok(())
+    }
+}
+
 /// Which way a request goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Path {
@@ -120,6 +158,8 @@ pub enum Action {
         tags: BTreeMap<String, String>,
         /// When versions expire, milliseconds since 1970.
         expires_ms: Option<u64>,
+        /// How it is kept.
+        policy: KeyPolicy,
     },
     /// Makes a new version; when it is active the old one verifies and no longer signs.
     RotateKey {
@@ -195,9 +235,78 @@ pub enum Action {
         /// To this one.
         to: u32,
     },
+    /// Gives the same roster new shares of the same key.
+    RefreshKey {
+        /// Members of the roster that take no part, because they cannot be reached; ascending.
+        absent: Vec<NodeId>,
+    },
+    /// Moves the shares of a version to another roster or threshold; the public key stays.
+    ReshareKey {
+        /// Who is to hold shares; without spares.
+        plan: RosterPlan,
+        /// Nodes of the old and the new roster that take no part, because they cannot be reached; ascending.
+        absent: Vec<NodeId>,
+    },
+    /// Changes how a key is kept.
+    SetKeyPolicy {
+        /// From now on.
+        policy: KeyPolicy,
+    },
+    /// Reads a page of the share operations that run.
+    ListOperations {
+        /// Operations after this one: its id, or nothing for the first.
+        after: Vec<u8>,
+        /// At most this many.
+        limit: u32,
+    },
+    /// Adds a member to the cluster.
+    AddMember {
+        /// Its number: one that nobody ever had.
+        id: NodeId,
+        /// The member; its role says whether it votes.
+        member: Member,
+        /// The store under which it takes part.
+        store: StoreId,
+    },
+    /// Removes a member.
+    RemoveMember {
+        /// Its number.
+        id: NodeId,
+        /// Whether it leaves although keys need its shares: it will not come back to erase them.
+        lost: bool,
+    },
+    /// Puts a new member in the place of another.
+    ReplaceMember {
+        /// Who leaves.
+        old: NodeId,
+        /// The number of the new one.
+        id: NodeId,
+        /// The new member.
+        member: Member,
+        /// The store under which it takes part.
+        store: StoreId,
+        /// Whether the old one leaves although keys need its shares.
+        lost: bool,
+    },
+    /// Gives a member other addresses.
+    MoveMember {
+        /// Its number.
+        id: NodeId,
+        /// Where peers reach it from now on.
+        peer_address: String,
+        /// Where clients reach it from now on.
+        client_address: String,
+    },
+    /// Reads the members, and the changes after a version of the membership.
+    ListMembers {
+        /// The version.
+        after_version: u64,
+    },
+    /// Reads what the asked node finds when it examines itself.
+    Doctor,
 }
 crate::wire_enum!(Action {
-    1 => CreateKey { name, suite, plan, tags, expires_ms },
+    1 => CreateKey { name, suite, plan, tags, expires_ms, policy },
     2 => RotateKey { plan, expires_ms },
     3 => SuspendKey,
     4 => ResumeKey,
@@ -213,6 +322,16 @@ crate::wire_enum!(Action {
     14 => RemoveClient { name },
     15 => ListClients { after, limit },
     16 => UpgradeCluster { to },
+    17 => RefreshKey { absent },
+    18 => ReshareKey { plan, absent },
+    19 => SetKeyPolicy { policy },
+    20 => ListOperations { after, limit },
+    21 => AddMember { id, member, store },
+    22 => RemoveMember { id, lost },
+    23 => ReplaceMember { old, id, member, store, lost },
+    24 => MoveMember { id, peer_address, client_address },
+    25 => ListMembers { after_version },
+    30 => Doctor,
 });
 
 impl Action {
@@ -236,6 +355,16 @@ impl Action {
             Self::RemoveClient { .. } => "remove client",
             Self::ListClients { .. } => "list clients",
             Self::UpgradeCluster { .. } => "upgrade cluster",
+            Self::RefreshKey { .. } => "refresh key",
+            Self::ReshareKey { .. } => "reshare key",
+            Self::SetKeyPolicy { .. } => "set key policy",
+            Self::ListOperations { .. } => "list operations",
+            Self::AddMember { .. } => "add member",
+            Self::RemoveMember { .. } => "remove member",
+            Self::ReplaceMember { .. } => "replace member",
+            Self::MoveMember { .. } => "move member",
+            Self::ListMembers { .. } => "list members",
+            Self::Doctor => "examine nodes",
         }
     }
 
@@ -248,7 +377,10 @@ impl Action {
             | Self::ListKeys { .. }
             | Self::Status
             | Self::Explain { .. }
-            | Self::ListClients { .. } => Path::Read,
+            | Self::ListClients { .. }
+            | Self::ListOperations { .. }
+            | Self::ListMembers { .. }
+            | Self::Doctor => Path::Read,
             Self::CreateKey { .. }
             | Self::RotateKey { .. }
             | Self::SuspendKey
@@ -258,8 +390,28 @@ impl Action {
             | Self::CancelDestroyKey
             | Self::AddClient { .. }
             | Self::RemoveClient { .. }
-            | Self::UpgradeCluster { .. } => Path::Ordered,
+            | Self::AddMember { .. }
+            | Self::RemoveMember { .. }
+            | Self::ReplaceMember { .. }
+            | Self::MoveMember { .. }
+            | Self::UpgradeCluster { .. }
+            | Self::RefreshKey { .. }
+            | Self::ReshareKey { .. }
+            | Self::SetKeyPolicy { .. } => Path::Ordered,
         }
+    }
+
+    /// Whether it takes a right away: such a request is answered after a barrier (`docs/spec/fresh.md`).
+    #[must_use]
+    pub const fn takes_away(&self) -> bool {
+        matches!(
+            self,
+            Self::RotateKey { .. }
+                | Self::SuspendKey
+                | Self::RevokeKey { .. }
+                | Self::DestroyKey { .. }
+                | Self::RemoveClient { .. }
+        )
     }
 }
 

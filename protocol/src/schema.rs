@@ -36,6 +36,24 @@ pub mod replicated {
         CLUSTER = b'A', cluster();
         /// A member, by id.
         MEMBERS = b'M', member(node: NodeId => node.get().to_be_bytes());
+        /// Store id of a member.
+        STORES = b'S', store(node: NodeId => node.get().to_be_bytes());
+        /// Identity of an administrator, by name.
+        ADMINISTRATORS = b'a', administrator(name: &Name => name.as_str().as_bytes());
+        /// The change that made a version of the membership.
+        LINKS = b'm', link(version: u64 => version.to_be_bytes());
+        /// The voters at a version of the membership.
+        VOTERS = b'v', voters(version: u64 => version.to_be_bytes());
+        /// The sets of voters that Raft may have: one.
+        VOTER_SETS = b'W', voter_sets();
+        /// A node that left, by number.
+        DEPARTED = b'X', departed(node: NodeId => node.get().to_be_bytes());
+        /// A key version that needs a share of a node, by node.
+        HOLDINGS = b'H', holding(node: NodeId => node.get().to_be_bytes(), id: &KeyId => id.as_bytes(), number: KeyVersion => number.get().to_be_bytes());
+        /// The nodes whose shares a version needs.
+        HOLDERS = b'h', holders(id: &KeyId => id.as_bytes(), number: KeyVersion => number.get().to_be_bytes());
+        /// How many key versions need a share of a node.
+        HOLDING_COUNTS = b'n', holding_count(node: NodeId => node.get().to_be_bytes());
         /// A client, by name.
         CLIENTS = b'C', client(name: &Name => name.as_str().as_bytes());
         /// Name of a client, by its identity.
@@ -52,14 +70,30 @@ pub mod replicated {
         REQUESTS = b'R', request(client: &PublicKey => client.as_bytes(), id: &RequestId => id.as_bytes());
         /// When a request may be forgotten.
         REQUEST_EXPIRIES = b'r', request_expiry(expires_ms: u64 => expires_ms.to_be_bytes(), client: &PublicKey => client.as_bytes(), id: &RequestId => id.as_bytes());
-        /// Where in the history a version became active.
-        PLACES = b'P', place(id: &KeyId => id.as_bytes(), number: KeyVersion => number.get().to_be_bytes());
+        /// Where in the history an epoch of a version became active.
+        PLACES = b'P', place(id: &KeyId => id.as_bytes(), number: KeyVersion => number.get().to_be_bytes(), epoch: Epoch => epoch.get().to_be_bytes());
+        /// Shares of earlier epochs that a node has to erase, by node.
+        ERASURES = b'E', erasure(node: NodeId => node.get().to_be_bytes(), id: &KeyId => id.as_bytes(), number: KeyVersion => number.get().to_be_bytes());
+        /// A version whose shares are refreshed by schedule, by the time at which that is due.
+        REFRESHES = b'F', refresh(at_ms: u64 => at_ms.to_be_bytes(), id: &KeyId => id.as_bytes(), number: KeyVersion => number.get().to_be_bytes());
         /// A version whose shares are to be erased, by the time at which that begins.
         DESTRUCTIONS = b'D', destruction(at_ms: u64 => at_ms.to_be_bytes(), id: &KeyId => id.as_bytes(), number: KeyVersion => number.get().to_be_bytes());
+        /// Which rules a member knows.
+        SUPPORTS = b's', support(node: NodeId => node.get().to_be_bytes());
         /// Node of the history tree, by level and position.
         TREE = b'T', tree(level: u8 => [level], position: u64 => position.to_be_bytes());
         /// Root of the history right after an index.
         ROOTS = b't', root(index: u64 => index.to_be_bytes());
+    }
+    /// Erasures of one node.
+    #[must_use]
+    pub fn erasures_of(node: NodeId) -> Vec<u8> {
+        key(b'E', &[&node.get().to_be_bytes()])
+    }
+    /// Key versions that need a share of one node.
+    #[must_use]
+    pub fn holdings_of(node: NodeId) -> Vec<u8> {
+        key(b'H', &[&node.get().to_be_bytes()])
     }
     /// Versions of one key.
     #[must_use]
@@ -90,6 +124,17 @@ pub mod private {
         CHECKPOINTS = b'h', checkpoint(index: u64 => index.to_be_bytes());
         /// The start certificate.
         START = b'S', start();
+        /// Proof that a voter signed two histories, by voter.
+        EQUIVOCATIONS = b'q', equivocation(node: NodeId => node.get().to_be_bytes());
+        /// What another node is blamed for, numbered from 1 for each node.
+        BLAMES = b'B', blame(accused: NodeId => accused.get().to_be_bytes(), number: u64 => number.to_be_bytes());
+        /// What `doctor` writes to time the disk; it means nothing: one.
+        PROBE = b'z', probe();
+    }
+    /// Blames of one node.
+    #[must_use]
+    pub fn blames_of(accused: NodeId) -> Vec<u8> {
+        key(b'B', &[&accused.get().to_be_bytes()])
     }
     /// Share records of one key version.
     #[must_use]

@@ -101,6 +101,12 @@ impl<'a, T: Tables> Overlay<'a, T> {
     pub fn discard_entry(&mut self) {
         self.entry.clear();
     }
+    /// The keys with a prefix that the current entry wrote.
+    #[must_use]
+    pub fn written(&self, prefix: &[u8]) -> Vec<Vec<u8>> {
+        let from = self.entry.range(prefix.to_vec()..);
+        from.map(|(key, _)| key).take_while(|key| key.starts_with(prefix)).cloned().collect()
+    }
     /// SHA-256 over the writes of the current entry, in order.
     #[must_use]
     pub fn entry_digest(&self) -> Digest {

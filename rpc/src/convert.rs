@@ -14,24 +14,29 @@ pub const STATUS_MESSAGE_BYTES: usize = 1024;
 /// Longest canonical refusal in a status, bytes. One that is longer travels without its details.
 pub const STATUS_DETAILS_BYTES: usize = 4096;
 
+/// A refusal as long as one that travels: whoever made it, people and logs get so much of it and no more.
+#[must_use]
+pub fn bounded(mut refusal: Refusal) -> Refusal {
+    refusal.message.truncate(refusal.message.floor_char_boundary(STATUS_MESSAGE_BYTES));
+    if wire::encode(&refusal).len() > STATUS_DETAILS_BYTES {
+        refusal.details.clear();
+    }
+    refusal
+}
+
 /// The status that carries a refusal.
 #[must_use]
 pub fn to_status(refusal: &Refusal) -> Status {
-    let mut refusal = refusal.clone();
-    refusal.message.truncate(refusal.message.floor_char_boundary(STATUS_MESSAGE_BYTES));
-    let mut encoded = wire::encode(&refusal);
-    if encoded.len() > STATUS_DETAILS_BYTES {
-        refusal.details.clear();
-        encoded = wire::encode(&refusal);
-    }
-    Status::with_details(Code::from_i32(refusal.code.row().grpc), refusal.to_string(), Bytes::from(encoded))
+    let refusal = bounded(refusal.clone());
+    let encoded = Bytes::from(wire::encode(&refusal));
+    Status::with_details(Code::from_i32(refusal.code.row().grpc), refusal.to_string(), encoded)
 }
 
 /// The refusal in a status; for a status that carries none, what comes closest.
 #[must_use]
 pub fn from_status(status: &Status) -> Refusal {
     if let Ok(refusal) = wire::decode(status.details()) {
-        return refusal;
+        return bounded(refusal);
     }
     // A status that came over the wire has no source; one that was made on this side names what broke.
     let here = status.source().is_some();
@@ -48,7 +53,7 @@ pub fn from_status(status: &Status) -> Refusal {
         Code::Cancelled | Code::Unknown | Code::Internal if here => ErrorCode::Unreachable,
         _ => ErrorCode::Internal,
     };
-    Refusal::new(code, text(status))
+    bounded(Refusal::new(code, text(status)))
 }
 
 fn causes(status: &Status) -> impl Iterator<Item = &(dyn Error + 'static)> {
@@ -98,6 +103,22 @@ mod tests {
         let back = from_status(&status);
         assert_eq!((back.code, back.message.len()), (ErrorCode::NotFound, STATUS_MESSAGE_BYTES - 1));
         assert!(refusal.message.starts_with(&back.message) && back.details.is_empty());
+    }
+
+    #[test]
+    fn what_comes_in_is_cut_too() {
+        let exact = Refusal::new(ErrorCode::NotFound, "m".repeat(STATUS_MESSAGE_BYTES));
+        assert_eq!(bounded(exact.clone()), exact);
+        // As somebody sends it who does not keep to the limit.
+        let long = Refusal::new(ErrorCode::NotFound, "m".repeat(STATUS_MESSAGE_BYTES + 1));
+        let sent = Status::with_details(Code::NotFound, "", Bytes::from(wire::encode(&long)));
+        assert_eq!(from_status(&sent), exact);
+        assert_eq!(from_status(&Status::new(Code::NotFound, long.message)).message, exact.message);
+
+        let detailed = |bytes: usize| Refusal::new(ErrorCode::NotFound, "").with("d", Detail::Text("d".repeat(bytes)));
+        let room = STATUS_DETAILS_BYTES - wire::encode(&detailed(0)).len();
+        assert_eq!(bounded(detailed(room)), detailed(room));
+        assert!(bounded(detailed(room + 1)).details.is_empty());
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! The ends of a connection: an accept loop for servers, a channel for clients.
 //!
 //! The accept loop is ours because tonic's has no deadline for a handshake and no cap on connections. A stranger who
-//! connects and says nothing costs one slot until a deadline; from one address only so many slots can be taken.
+//! connects and says nothing costs one slot until a deadline; from one address only so many slots can be taken, and with
+//! unfinished handshakes only half of them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -19,7 +20,7 @@ use symbolon_protocol::identity::PublicKey;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Sleep, sleep, timeout};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server::TlsStream};
 use tokio_stream::Stream;
@@ -88,8 +89,9 @@ async fn accept_loop(
 ) {
     let slots = Arc::new(Semaphore::new(limits.max_connections.min(Semaphore::MAX_PERMITS)));
     let sources = Sources::new(limits.max_per_ip);
+    let mut handshakes = Handshakes::new(limits.max_connections.div_ceil(2));
     let identities = Sources::new(MAX_PER_IDENTITY);
-    let mut handshakes = JoinSet::new();
+    let door = Door { acceptor, identities, deadline: limits.handshake_timeout, ready: ready.clone() };
     let mut failing = false;
     loop {
         // The slot comes first, so that nothing is accepted that cannot be served.
@@ -120,34 +122,72 @@ async fn accept_loop(
             tracing::debug!(%remote, "too many connections from this address");
             continue;
         };
-        while handshakes.try_join_next().is_some() {}
-        let (acceptor, ready, identities) = (acceptor.clone(), ready.clone(), Arc::clone(&identities));
-        handshakes.spawn(async move {
-            match handshake(tcp, &acceptor, limits.handshake_timeout).await {
-                Ok((tls, peer)) => {
-                    // One member must not take the places of the others.
-                    let identity = peer.map(|peer| identities.enter(*peer.as_bytes()));
-                    if identity.as_ref().is_some_and(Option::is_none) {
-                        tracing::debug!(%remote, "too many connections of this identity");
-                        return;
-                    }
-                    let preface =
-                        Preface { missing: PREFACE_BYTES, deadline: Box::pin(sleep(limits.handshake_timeout)) };
-                    let info = PeerInfo { remote, peer };
-                    let connection = Conn {
-                        tls,
-                        info,
-                        preface: Some(preface),
-                        _slot: slot,
-                        _source: source,
-                        _identity: identity.flatten(),
-                    };
-                    // Fails only when the server has stopped.
-                    let _ = ready.send(Ok(connection)).await;
-                }
-                Err(error) => tracing::debug!(%remote, %error, "no connection"),
+        handshakes.begin(door.clone().admit(tcp, remote, slot, source));
+    }
+}
+
+/// Handshakes that are not finished. With more than `limit` of them the oldest is given up: strangers who say nothing take
+/// places from each other and not from those who speak.
+struct Handshakes {
+    limit: usize,
+    tasks: JoinSet<()>,
+    /// The oldest first.
+    unfinished: VecDeque<AbortHandle>,
+}
+
+impl Handshakes {
+    fn new(limit: usize) -> Self {
+        Self { limit, tasks: JoinSet::new(), unfinished: VecDeque::new() }
+    }
+
+    fn begin(&mut self, handshake: impl Future<Output = ()> + Send + 'static) {
+        while self.tasks.try_join_next().is_some() {}
+        self.unfinished.retain(|task| !task.is_finished());
+        if self.unfinished.len() >= self.limit
+            && let Some(oldest) = self.unfinished.pop_front()
+        {
+            oldest.abort();
+        }
+        self.unfinished.push_back(self.tasks.spawn(handshake));
+    }
+}
+
+/// What becomes of an accepted connection.
+#[derive(Clone)]
+struct Door {
+    acceptor: TlsAcceptor,
+    identities: Arc<Sources<[u8; 32]>>,
+    deadline: Duration,
+    ready: mpsc::Sender<io::Result<Conn>>,
+}
+
+impl Door {
+    /// Shakes hands and hands the connection on.
+    async fn admit(self, tcp: TcpStream, remote: SocketAddr, slot: OwnedSemaphorePermit, source: Source<IpAddr>) {
+        let (tls, peer) = match handshake(tcp, &self.acceptor, self.deadline).await {
+            Ok(done) => done,
+            Err(error) => {
+                tracing::debug!(%remote, %error, "no connection");
+                return;
             }
-        });
+        };
+        // One member must not take the places of the others.
+        let identity = peer.map(|peer| self.identities.enter(*peer.as_bytes()));
+        if identity.as_ref().is_some_and(Option::is_none) {
+            tracing::debug!(%remote, "too many connections of this identity");
+            return;
+        }
+        let preface = Preface { missing: PREFACE_BYTES, deadline: Box::pin(sleep(self.deadline)) };
+        let connection = Conn {
+            tls,
+            info: PeerInfo { remote, peer },
+            preface: Some(preface),
+            _slot: slot,
+            _source: source,
+            _identity: identity.flatten(),
+        };
+        // Fails only when the server has stopped.
+        let _ = self.ready.send(Ok(connection)).await;
     }
 }
 

@@ -19,6 +19,7 @@ use rustls::crypto::{CryptoProvider, SupportedKxGroup, WebPkiSupportedAlgorithms
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{NoServerSessionStorage, ParsedCertificate, WantsServerCert};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::TLS13;
 use rustls::{
     CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, DistinguishedName, ServerConfig,
@@ -313,14 +314,38 @@ pub fn peer_server_config(identity: &Identity, allowed: Allowed) -> Result<Arc<S
     finish_server(identity, builder)
 }
 
-/// For a connection to another node, which must be exactly `expected`.
+/// What a node shows to the nodes that it connects to, also to ones that it comes to know later.
+#[derive(Clone)]
+pub struct PeerCredentials(Arc<CertifiedKey>);
+
+impl PeerCredentials {
+    /// Of an identity.
+    ///
+    /// # Errors
+    /// [`TlsError`] when the certificate cannot be made.
+    pub fn new(identity: &Identity) -> Result<Self, TlsError> {
+        let (certificate, key) = certificate(identity)?;
+        let certified = CertifiedKey::from_der(vec![certificate], key, &*provider(BETWEEN_NODES)?)?;
+        Ok(Self(Arc::new(certified)))
+    }
+
+    /// For a connection to another node, which must be exactly `expected`.
+    ///
+    /// # Errors
+    /// [`TlsError`] when the configuration cannot be made.
+    pub fn to(&self, expected: PublicKey) -> Result<Arc<ClientConfig>, TlsError> {
+        let builder = client_builder(only([expected]), BETWEEN_NODES)?;
+        let shown = SingleCertAndKey::from(Arc::clone(&self.0));
+        Ok(finish_client(builder.with_client_cert_resolver(Arc::new(shown))))
+    }
+}
+
+/// For one connection to another node, which must be exactly `expected`.
 ///
 /// # Errors
 /// [`TlsError`] when the certificate or the configuration cannot be made.
 pub fn peer_client_config(identity: &Identity, expected: PublicKey) -> Result<Arc<ClientConfig>, TlsError> {
-    let (certificate, key) = certificate(identity)?;
-    let builder = client_builder(only([expected]), BETWEEN_NODES)?;
-    Ok(finish_client(builder.with_client_auth_cert(vec![certificate], key)?))
+    PeerCredentials::new(identity)?.to(expected)
 }
 
 /// For the listener that clients connect to: they show no certificate, each of their requests is signed.

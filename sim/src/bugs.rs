@@ -23,10 +23,16 @@ pub enum Bug {
     ShareInLog,
     /// A holder gives its signature share before the usage record is durable.
     ShareBeforeUsage,
+    /// A node that restarted in the middle of a redistribution deals again with another polynomial.
+    DealAgain,
+    /// A node erases the shares before a new epoch as soon as that is committed.
+    EraseAtCommit,
+    /// A node says that shares are erased and keeps them.
+    EraseInWords,
 }
 
 /// All of them.
-pub const BUGS: [Bug; 8] = [
+pub const BUGS: [Bug; 11] = [
     Bug::SendBeforePersist,
     Bug::ReuseNonce,
     Bug::OwnClock,
@@ -35,6 +41,9 @@ pub const BUGS: [Bug; 8] = [
     Bug::StalePermit,
     Bug::ShareInLog,
     Bug::ShareBeforeUsage,
+    Bug::DealAgain,
+    Bug::EraseAtCommit,
+    Bug::EraseInWords,
 ];
 
 impl Bug {
@@ -50,6 +59,9 @@ impl Bug {
             Self::StalePermit => "stale-permit",
             Self::ShareInLog => "share-in-log",
             Self::ShareBeforeUsage => "share-before-usage",
+            Self::DealAgain => "deal-again",
+            Self::EraseAtCommit => "erase-at-commit",
+            Self::EraseInWords => "erase-in-words",
         }
     }
 
@@ -75,6 +87,10 @@ impl Bug {
             Self::StalePermit => &[invariants::WITHDRAWN_SILENT, invariants::SIGN_ANSWERED],
             Self::ShareInLog => &[invariants::NO_SECRET_IN_LOG],
             Self::ShareBeforeUsage => &[invariants::USAGE_FIRST],
+            // Its first word stands in the log: what it deals then fits nothing, and its peers say so.
+            Self::DealAgain => &[invariants::NO_FALSE_BLAME, invariants::KEY_USABLE],
+            Self::EraseAtCommit => &[invariants::KEY_USABLE],
+            Self::EraseInWords => &[invariants::ERASED_GONE],
         }
     }
 }

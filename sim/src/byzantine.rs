@@ -8,11 +8,13 @@ use symbolon_protocol::entry::Payload;
 use symbolon_protocol::error::{ErrorCode, Refusal};
 use symbolon_protocol::generate::message::{Body, Seen};
 use symbolon_protocol::generate::{
-    Effect, FaultKind, FaultReport, Generate, OwnVotes, SignedMessage, Start, Vote, ready_vote,
+    Effect, FaultKind, FaultReport, Generate, OwnVotes, ShareSecret, SignedMessage, Start, Vote, ready_vote,
 };
 use symbolon_protocol::id::{Digest, NodeId, SigningSession};
 use symbolon_protocol::peer::{WorkAnswer, WorkCall};
+use symbolon_protocol::redistribute::{DealingVote, SubshareMessage};
 use symbolon_protocol::sign::{Commitments, Round1, Round2, Shares};
+use symbolon_protocol::state::running_operations;
 use symbolon_protocol::step::Step;
 use symbolon_protocol::wire::{Bytes, FORMAT_VERSION, decode, encode};
 
@@ -137,6 +139,7 @@ impl Evil {
     fn twist_call(&mut self, node: &Node, call: WorkCall, frame: Frame) -> Vec<Frame> {
         let other = match call {
             WorkCall::Generate(message) => self.twist_message(node, message).map(WorkCall::Generate),
+            WorkCall::Subshare(message) => Some(WorkCall::Subshare(self.twist_subshare(node, &message))),
             WorkCall::SignRound1(round1) => Some(WorkCall::SignRound1(self.twist_round1(round1))),
             WorkCall::SignRound2(round2) => {
                 // The true package first, then another one for the same nonces: what makes reuse give a share away.
@@ -178,6 +181,54 @@ impl Evil {
             }
         };
         Some(SignedMessage::sign(&node.cluster(), ceremony, node.id(), to, body, node.identity()))
+    }
+
+    /// A subshare that lies on no polynomial that was committed to, or for other commitments; newly signed.
+    fn twist_subshare(&mut self, node: &Node, message: &SubshareMessage) -> SubshareMessage {
+        let mut scalar: [u8; 32] = self.draw.bytes();
+        let [.., last] = &mut scalar;
+        *last &= 0x0f;
+        let commitments =
+            if self.draw.chance(300) { Digest::from_bytes(self.draw.bytes()) } else { message.commitments };
+        SubshareMessage::sign(
+            &node.cluster(),
+            message.ceremony,
+            node.id(),
+            message.to,
+            commitments,
+            &ShareSecret::new(&scalar),
+            node.identity(),
+        )
+    }
+
+    /// Other commitments, or a lie about the dealings of others.
+    fn twist_dealing(&mut self, node: &Node, vote: &DealingVote) -> Option<Vec<u8>> {
+        let running = running_operations(node.disk().live(Column::State), usize::MAX).ok()?;
+        let ceremony = running.into_iter().map(|o| o.ceremony).find(|c| c.operation == vote.operation())?;
+        let other = match vote {
+            DealingVote::Dealt { commitments, .. } => {
+                let mut commitments = commitments.clone();
+                match self.draw.below(3) {
+                    0 => drop(commitments.pop()),
+                    1 => commitments.swap(0, 1),
+                    _ => commitments.iter_mut().skip(1).for_each(|point| *point = self.draw.bytes()),
+                }
+                DealingVote::dealt(&ceremony, node.id(), commitments, node.identity())
+            }
+            DealingVote::Acknowledged { dealers, accused, .. } => {
+                let (mut dealers, mut accused) = (dealers.clone(), accused.clone());
+                if self.draw.chance(300) {
+                    dealers.append(&mut accused);
+                } else if let Some(victim) = self.draw.pick(&dealers) {
+                    dealers.retain(|dealer| *dealer != victim);
+                    accused.push(victim);
+                }
+                dealers.sort_unstable();
+                accused.sort_unstable();
+                DealingVote::acknowledged(&ceremony, node.id(), dealers, accused, node.identity())
+            }
+        };
+        Some(encode(&Payload::Deal(other)))
     }
 
     /// Round 1 once more, with another polynomial: good by itself.
@@ -289,6 +340,7 @@ impl Evil {
                 Ok(Payload::Generate(Vote::Ready { core, .. })) => {
                     self.vote_for_another(node, &core).map_or_else(|| vec![bytes], |vote| vec![vote])
                 }
+                Ok(Payload::Deal(vote)) => self.twist_dealing(node, &vote).into_iter().chain([bytes]).collect(),
                 _ => vec![bytes],
             },
         }

@@ -7,8 +7,10 @@ use symbolon_protocol::error::Refusal;
 use symbolon_protocol::genesis::Member;
 use symbolon_protocol::id::{ClusterId, Digest, KeyId, KeyVersion, Name, NodeId, RequestId, Threshold};
 use symbolon_protocol::identity::{Identity, PublicKey, Signature};
+use symbolon_protocol::limits;
 use symbolon_protocol::request::{
-    Action, Grant, MessageDigest, Purpose, RequestBody, Role, RosterPlan, SignedRequest, Suite, VersionSelector,
+    Action, Grant, KeyPolicy, MessageDigest, Purpose, RequestBody, Role, RosterPlan, SignedRequest, Suite,
+    VersionSelector,
 };
 use symbolon_protocol::wire::Bytes;
 
@@ -35,6 +37,8 @@ pub(crate) enum Goal {
     Make,
     /// A state is to be changed.
     Change,
+    /// Shares are to be moved.
+    Move,
     /// Signatures.
     Sign,
     /// Signatures that must be refused.
@@ -55,7 +59,7 @@ impl Goal {
     /// How long an answer is waited for, milliseconds.
     pub(crate) const fn patience_ms(self) -> u64 {
         match self {
-            Self::Sign | Self::Forbidden | Self::Register | Self::Change => 5_000,
+            Self::Sign | Self::Forbidden | Self::Register | Self::Change | Self::Move => 5_000,
             Self::Make => 14_000,
             Self::ProveMakes | Self::ProveSigns | Self::ProveSilent => 12_000,
         }
@@ -166,7 +170,9 @@ impl Clients {
         let Some(key) = key else { return self.make_key() };
         match choice {
             0..25 if self.named < KEYS => self.make_key(),
-            0..66 => Some(self.signing(Goal::Sign, Who::Signer, key)),
+            0..56 => Some(self.signing(Goal::Sign, Who::Signer, key)),
+            56..63 => Some(self.change(Goal::Move, key, Action::RefreshKey { absent: Vec::new() })),
+            63..66 => self.reshare(key),
             66..70 => Some(self.signing(Goal::Forbidden, Who::Stranger, key)),
             70..78 => {
                 let plan = self.plan()?;
@@ -189,6 +195,32 @@ impl Clients {
         }
     }
 
+    /// The next step of a script that knows every share operation; none when it is over.
+    pub(crate) fn scripted(&mut self, step: u32) -> Option<Wish> {
+        let all = self.nodes.clone();
+        let fewer = all.get(..all.len().saturating_sub(1)).unwrap_or_default().to_vec();
+        let plan = |roster: Vec<NodeId>| {
+            let threshold = Threshold::default_for(roster.len())?;
+            Some(RosterPlan { roster, spares: Vec::new(), threshold })
+        };
+        let key = self.keys.keys().next().copied();
+        let reshare = |plan| Action::ReshareKey { plan, absent: Vec::new() };
+        match step {
+            0 => self.register(),
+            1 => self.make(Goal::Make, plan(all)?),
+            2 | 4 | 6 | 8 => Some(self.signing(Goal::Sign, Who::Signer, key?)),
+            3 => Some(self.change(Goal::Move, key?, Action::RefreshKey { absent: Vec::new() })),
+            5 => Some(self.change(Goal::Move, key?, reshare(plan(fewer)?))),
+            7 => Some(self.change(Goal::Move, key?, reshare(plan(all)?))),
+            9 => Some(self.change(Goal::Change, key?, Action::RevokeKey { reason: "lost".to_owned() })),
+            10 => {
+                let confirm = self.keys.get(&key?)?.clone();
+                Some(self.change(Goal::Change, key?, Action::DestroyKey { confirm, wait_ms: 0 }))
+            }
+            _ => None,
+        }
+    }
+
     fn register(&self) -> Option<Wish> {
         let grant = Grant { role: Role::Signer, keys: "*".to_owned() };
         let action = Action::AddClient { name: Name::new("signer").ok()?, key: self.signer.public(), grant };
@@ -204,7 +236,10 @@ impl Clients {
     fn make(&mut self, goal: Goal, plan: RosterPlan) -> Option<Wish> {
         self.named += 1;
         let name = Name::new(&format!("key{}", self.named)).ok()?;
-        let action = Action::CreateKey { name, suite: Suite::Ed25519, plan, tags: BTreeMap::new(), expires_ms: None };
+        let every = if goal == Goal::Make && self.draw.chance(200) { Some(limits::REFRESH_EVERY_MS) } else { None };
+        let policy = KeyPolicy { refresh_every_ms: every, ..KeyPolicy::default() };
+        let (suite, tags) = (Suite::Ed25519, BTreeMap::new());
+        let action = Action::CreateKey { name, suite, plan, tags, expires_ms: None, policy };
         let version = VersionSelector::Active;
         Some(Wish { goal, who: Who::Admin, action, key: None, version, messages: Vec::new() })
     }
@@ -214,6 +249,14 @@ impl Clients {
         let roster: Vec<NodeId> = self.nodes.iter().copied().filter(|node| !self.evil.contains(node)).collect();
         let threshold = Threshold::default_for(roster.len())?;
         self.make(Goal::ProveMakes, RosterPlan { roster, spares: Vec::new(), threshold })
+    }
+
+    /// Moves shares to another roster, in which fewer than t nodes are evil too.
+    fn reshare(&mut self, key: KeyId) -> Option<Wish> {
+        let plan = RosterPlan { spares: Vec::new(), ..self.plan()? };
+        let evil = plan.roster.iter().filter(|node| self.evil.contains(node)).count();
+        (evil < plan.threshold.get())
+            .then(|| self.change(Goal::Move, key, Action::ReshareKey { plan, absent: Vec::new() }))
     }
 
     /// A random roster in which fewer than t nodes are evil, spares counted; honest nodes alone now and then.

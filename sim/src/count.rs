@@ -71,8 +71,24 @@ pub mod situation {
     pub const ROTATED: &str = "rotation finished";
     /// A request was ordered twice.
     pub const ORDERED_TWICE: &str = "request ordered twice";
+    /// Shares were moved: an epoch after the first signs.
+    pub const MOVED: &str = "redistribution committed";
+    /// Shares went to another roster or threshold.
+    pub const RESHARED: &str = "roster or threshold changed";
+    /// An attempt to move shares ended, and another began.
+    pub const MOVED_AGAIN: &str = "redistribution tried again";
+    /// An operation that moves shares ended without a result.
+    pub const NOT_MOVED: &str = "redistribution given up";
+    /// A dealing was accused.
+    pub const DEALING_ACCUSED: &str = "dealing accused";
+    /// A node asked for a share that it lacks.
+    pub const NEEDED: &str = "share asked for";
+    /// A node repeated a vote that it made before it restarted.
+    pub const STOOD_BY: &str = "vote repeated after a restart";
+    /// Shares of an epoch that is over were erased.
+    pub const OLD_ERASED: &str = "shares of an earlier epoch erased";
     /// All.
-    pub const ALL: [&str; 19] = [
+    pub const ALL: [&str; 27] = [
         BEFORE_SYNC,
         AFTER_SYNC,
         AFTER_SEND,
@@ -92,6 +108,14 @@ pub mod situation {
         ORPHAN,
         ROTATED,
         ORDERED_TWICE,
+        MOVED,
+        RESHARED,
+        MOVED_AGAIN,
+        NOT_MOVED,
+        DEALING_ACCUSED,
+        NEEDED,
+        STOOD_BY,
+        OLD_ERASED,
     ];
 }
 

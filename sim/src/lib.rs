@@ -24,4 +24,4 @@ mod order;
 mod trace;
 mod world;
 
-pub use world::{Report, run};
+pub use world::{Report, run, run_with};

@@ -7,6 +7,7 @@
 mod ceremony;
 mod coordinate;
 mod hold;
+mod moves;
 mod reconcile;
 mod surroundings;
 
@@ -20,9 +21,10 @@ use symbolon_protocol::entry::Payload;
 use symbolon_protocol::error::{ErrorCode, Refusal};
 use symbolon_protocol::generate::{Ceremony, SignedMessage};
 use symbolon_protocol::genesis::Genesis;
-use symbolon_protocol::id::{BootId, ClusterId, Digest, KeyId, KeyVersion, NodeId, SigningSession};
+use symbolon_protocol::id::{BootId, ClusterId, Digest, Epoch, KeyId, KeyVersion, NodeId, SigningSession};
 use symbolon_protocol::identity::{Identity, tagged_hash};
 use symbolon_protocol::peer::{WorkAnswer, WorkCall};
+use symbolon_protocol::redistribute::SubshareMessage;
 use symbolon_protocol::request::{Path, SignedRequest};
 use symbolon_protocol::schema::private;
 use symbolon_protocol::sign::holder::Holder;
@@ -122,6 +124,11 @@ pub(crate) struct Node {
     early: VecDeque<(NodeId, SignedMessage)>,
     /// Attempts that this node took part in, or refused to, in this start.
     joined: BTreeSet<Digest>,
+    moves: BTreeMap<Digest, moves::Move>,
+    /// Subshares of attempts that this node has not heard of yet.
+    early_subshares: VecDeque<(NodeId, SubshareMessage)>,
+    /// Versions of which this node may lack its share, and when to ask for it.
+    needs: BTreeMap<(KeyId, KeyVersion), u64>,
     proposals: BTreeMap<Digest, Proposal>,
     /// Clients that wait for a payload to be applied.
     orders: BTreeMap<Digest, BTreeSet<u64>>,
@@ -130,7 +137,7 @@ pub(crate) struct Node {
     /// Versions that lack this node's witness, and when to say it again.
     owed: BTreeMap<(KeyId, KeyVersion), u64>,
     /// Versions whose share is erased here, and when to say it again.
-    erased: BTreeMap<(KeyId, KeyVersion), u64>,
+    erased: BTreeMap<(KeyId, KeyVersion, Epoch), u64>,
     usage: hold::Usage,
     holder: Holder,
     /// What was asked in the sessions of this start.
@@ -199,6 +206,9 @@ impl Node {
             applied,
             parts: BTreeMap::new(),
             joined: BTreeSet::new(),
+            moves: BTreeMap::new(),
+            early_subshares: VecDeque::new(),
+            needs: BTreeMap::new(),
             proposals: BTreeMap::new(),
             orders: BTreeMap::new(),
             waiting: BTreeMap::new(),
@@ -272,6 +282,7 @@ impl Node {
         };
         let answer = match call {
             WorkCall::Generate(message) => return self.hear_ceremony(env, from, message),
+            WorkCall::Subshare(message) => return self.hear_subshare(env, from, message),
             WorkCall::SignRound1(round1) => self.sign_round1(env, from, round1).map(WorkAnswer::Commitments),
             WorkCall::SignRound2(round2) => {
                 self.sign_round2(env, from, &Arc::new(round2), None).map(WorkAnswer::Shares)
@@ -295,6 +306,7 @@ impl Node {
                 self.erase_orphans(env)
             }
             Timer::Ceremony(digest) => self.look_after(env, digest),
+            Timer::Move(digest) => self.look_after_move(env, digest),
             Timer::Call(call) => self.unanswered(env, call),
         }
     }

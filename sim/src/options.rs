@@ -44,6 +44,10 @@ pub struct Options {
     pub isolate_ms: u64,
     /// How far clocks differ from the true time, at most, milliseconds.
     pub skew_ms: u64,
+    /// Every share operation once, one after the other, in the place of random requests.
+    pub scripted: bool,
+    /// The one persist point of the run at which its node loses power, from 1; 0 for none.
+    pub crash_at: u64,
 }
 
 impl Options {
@@ -81,6 +85,34 @@ impl Options {
             leader_ms: some(500, 3_000, 12_000),
             isolate_ms: some(350, 4_000, 15_000),
             skew_ms: some(600, 1, 1_500),
+            scripted: false,
+            crash_at: 0,
+        }
+    }
+
+    /// Every share operation once, on a quiet network, with one loss of power at a chosen persist point.
+    #[must_use]
+    pub fn script(nodes: u16, crash_at: u64) -> Self {
+        Self {
+            seed: u64::from(nodes),
+            nodes,
+            evil: BTreeSet::new(),
+            malice: 0,
+            chaos_ms: 0,
+            operations: u32::MAX,
+            drop: 0,
+            duplicate: 0,
+            delay_ms: 4,
+            spike: 0,
+            crash_persist: 0,
+            crash_ms: 0,
+            down_ms: 900,
+            lag_ms: 8,
+            leader_ms: 0,
+            isolate_ms: 0,
+            skew_ms: 0,
+            scripted: true,
+            crash_at,
         }
     }
 

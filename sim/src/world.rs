@@ -3,6 +3,7 @@
 mod clients;
 mod faults;
 mod proof;
+mod script;
 mod setup;
 
 use std::collections::BTreeMap;
@@ -137,6 +138,8 @@ pub struct Report {
     pub steps: u64,
     /// Virtual milliseconds.
     pub virtual_ms: u64,
+    /// Persist points of honest nodes.
+    pub points: u64,
     /// What happened how often.
     pub count: Counters,
     /// The first invariant that was broken.
@@ -148,7 +151,12 @@ pub struct Report {
 /// Runs a seed, with a planted bug or none.
 #[must_use]
 pub fn run(seed: u64, bug: Option<Bug>, keep_lines: bool) -> Report {
-    let options = Options::draw(seed);
+    run_with(Options::draw(seed), bug, keep_lines)
+}
+
+/// Runs with given options.
+#[must_use]
+pub fn run_with(options: Options, bug: Option<Bug>, keep_lines: bool) -> Report {
     match World::new(options.clone(), bug, keep_lines) {
         Some(mut world) => {
             let violation = world.live().err();
@@ -157,6 +165,7 @@ pub fn run(seed: u64, bug: Option<Bug>, keep_lines: bool) -> Report {
                 hash: world.trace.hash(),
                 steps: world.step,
                 virtual_ms: world.now_ms,
+                points: world.points,
                 count: world.count,
                 violation,
                 lines: world.trace.into_lines(),
@@ -165,7 +174,7 @@ pub fn run(seed: u64, bug: Option<Bug>, keep_lines: bool) -> Report {
         None => {
             let violation = Some(safety(NODE_RUNS, "the cluster could not be made"));
             let (hash, count) = (String::new(), Counters::default());
-            Report { options, hash, steps: 0, virtual_ms: 0, count, violation, lines: Vec::new() }
+            Report { options, hash, steps: 0, virtual_ms: 0, points: 0, count, violation, lines: Vec::new() }
         }
     }
 }
@@ -189,6 +198,7 @@ struct World {
     count: Counters,
     trace: Trace,
     work_left: u32,
+    points: u64,
     start: Logged,
 }
 
@@ -214,8 +224,12 @@ impl World {
         self.entered(0)?;
         self.entered(1)?;
         self.begin_faults();
-        self.push(200, Event::Work);
-        self.until(self.options.chaos_ms)?;
+        if self.options.scripted {
+            self.play_script()?;
+        } else {
+            self.push(200, Event::Work);
+            self.until(self.options.chaos_ms)?;
+        }
         self.calm_down()?;
         self.settle()?;
         self.prove()?;
@@ -303,11 +317,14 @@ impl World {
         let Some(node) = &mut slot.running else { return Ok(()) };
         let honest = slot.evil.is_none();
         let crash = if honest && !calm { self.options.crash_persist } else { 0 };
+        let crash_at = self.options.crash_at;
         let mut env = Env {
             now_ms: clock(self.now_ms, slot.skew_ms),
             leads,
             bug: self.bug.filter(|_| honest),
             crash,
+            points: &mut self.points,
+            crash_at,
             chaos: &mut self.chaos,
             count: &mut self.count,
             persisted: false,
@@ -321,7 +338,7 @@ impl World {
         };
         self.carry(id, honest, out)?;
         match result {
-            Ok(()) if persisted && self.chaos.chance(crash) => {
+            Ok(()) if persisted && self.after_send(crash) => {
                 self.count.situation(situation::AFTER_SEND);
                 self.crash(id, fault::CRASH_PERSIST)
             }
@@ -330,6 +347,12 @@ impl World {
             Err(Halt::Fault(what)) if honest => Err(safety(NODE_RUNS, format!("node {id} stopped: {what}"))),
             Err(Halt::Fault(_)) => Ok(()),
         }
+    }
+
+    /// Whether power is lost after the effects left: a persist point like the others.
+    fn after_send(&mut self, crash: u32) -> bool {
+        self.points += 1;
+        self.points == self.options.crash_at || self.chaos.chance(crash)
     }
 
     /// Looks at what is durable on an honest node.

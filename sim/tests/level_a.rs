@@ -2,8 +2,9 @@
 
 use sim::bugs::Bug;
 use sim::count::{fault, situation};
-use sim::run;
+use sim::options::Options;
 use sim::sweep::{Sweep, first_failure, replay};
+use sim::{run, run_with};
 
 /// Seeds that are run at every change.
 const CLEAN: u64 = 60;
@@ -45,6 +46,10 @@ fn honest_code_is_clean_and_the_faults_are_real() {
         situation::SECOND_ATTEMPT,
         situation::ROTATED,
         situation::ERASED,
+        situation::MOVED,
+        situation::RESHARED,
+        situation::STOOD_BY,
+        situation::OLD_ERASED,
     ];
     for what in met {
         assert!(sweep.count.times(what) > 0, "no seed met the situation `{what}`\n{sweep}");
@@ -109,4 +114,43 @@ fn a_share_in_the_log_is_found() {
 #[test]
 fn a_share_before_its_usage_record_is_found() {
     assert_found(Bug::ShareBeforeUsage, 20);
+}
+
+#[test]
+fn a_second_polynomial_in_one_redistribution_is_found() {
+    assert_found(Bug::DealAgain, 150);
+}
+
+#[test]
+fn old_shares_that_go_too_early_are_found() {
+    assert_found(Bug::EraseAtCommit, 20);
+}
+
+#[test]
+fn shares_that_are_erased_in_words_only_are_found() {
+    assert_found(Bug::EraseInWords, 20);
+}
+
+/// Every share operation once, with one loss of power at each persist point in turn.
+fn assert_survives(nodes: u16, every: usize) {
+    let quiet = run_with(Options::script(nodes, 0), None, false);
+    assert_eq!(quiet.violation, None, "without any crash");
+    assert!(quiet.points > 100, "{} persist points", quiet.points);
+    let mut broken = Vec::new();
+    for point in (1..=quiet.points).step_by(every) {
+        if let Some(violation) = run_with(Options::script(nodes, point), None, false).violation {
+            broken.push(format!("crash at point {point} of {}: {violation}", quiet.points));
+        }
+    }
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+#[test]
+fn three_nodes_survive_a_crash_at_every_persist_point() {
+    assert_survives(3, 1);
+}
+
+#[test]
+fn five_nodes_survive_a_crash_at_persist_points_all_over() {
+    assert_survives(5, 6);
 }

@@ -1,48 +1,113 @@
-//! Level B: one seed is one history, in whatever process it is played.
+//! Level B: one seed is one history, in whatever process it is played; every scenario succeeds, and a planted bug is found.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::process::{Child, Command, Stdio};
 
-/// Starts the simulator; one seed per process.
-fn play(seed: u64) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_sim"))
+use sim::level_b::replay;
+use sim::level_b::scenario::{SCENARIOS, Scenario};
+
+/// A seed in a process of its own.
+struct Played {
+    seed: u64,
+    child: Child,
+}
+
+/// Starts the simulator.
+fn play(seed: u64) -> Played {
+    let child = Command::new(env!("CARGO_BIN_EXE_sim"))
         .args(["--level", "b", "--seed", &seed.to_string()])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .unwrap()
+        .unwrap();
+    Played { seed, child }
 }
 
-/// What it printed: the hash of the trace.
-fn hash_of(child: Child) -> String {
-    let output = child.wait_with_output().unwrap();
-    let (said, complained) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{}\n{said}\n{complained}", output.status);
-    let hash = said.trim().to_owned();
-    assert!(!hash.is_empty(), "nothing was printed");
-    hash
+impl Played {
+    /// The hash of the trace, or what went wrong.
+    fn end(self) -> Result<String, String> {
+        let output = self.child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        if output.status.success() && !said.is_empty() {
+            return Ok(said);
+        }
+        let complained = String::from_utf8_lossy(&output.stderr);
+        Err(format!("{}\n{}\n{said}\n{complained}", replay(self.seed), output.status))
+    }
+
+    #[track_caller]
+    fn hash(self) -> String {
+        match self.end() {
+            Ok(hash) => hash,
+            Err(why) => panic!("{why}"),
+        }
+    }
+}
+
+/// Plays some seeds of a scenario, two at a time; the first of them twice, which must give one history.
+#[track_caller]
+fn succeeds(scenario: Scenario, seeds: u64) {
+    let (one, other) = (play(scenario.seed(0)), play(scenario.seed(0)));
+    let (one, other) = (one.hash(), other.hash());
+    assert_eq!(one, other, "{scenario}: {} has two histories", replay(scenario.seed(0)));
+    let mut hashes = vec![one];
+    for first in (1..=seeds).step_by(2) {
+        for played in [first, first + 1].map(|number| play(scenario.seed(number))) {
+            hashes.push(played.hash());
+        }
+    }
+    let count = hashes.len();
+    hashes.sort_unstable();
+    hashes.dedup();
+    assert_eq!(hashes.len(), count, "{scenario}: two seeds have one history");
 }
 
 #[test]
-fn one_seed_is_one_history() {
-    // Both at the same time: what else the machine does must not matter.
-    let (one, other) = (play(7), play(7));
-    assert_eq!(hash_of(one), hash_of(other));
+fn a_seed_names_its_scenario() {
+    for scenario in SCENARIOS {
+        for number in [0, 1, 999] {
+            assert_eq!(Scenario::of(scenario.seed(number)), scenario);
+        }
+    }
+    assert_eq!(Scenario::of(7), Scenario::Story);
+    assert_eq!(Scenario::of(u64::MAX), Scenario::Story);
 }
 
 #[test]
-fn another_seed_is_another_history() {
-    let (one, other) = (play(8), play(9));
-    assert_ne!(hash_of(one), hash_of(other));
+fn a_key_signs_with_a_link_cut_and_a_node_down() {
+    succeeds(Scenario::Story, 6);
 }
 
 #[test]
-fn the_scenario_succeeds_with_every_seed() {
-    for seeds in [[1, 2], [3, 4], [5, 6]] {
-        for child in seeds.map(play) {
-            hash_of(child);
+fn nodes_of_two_releases_have_one_history() {
+    succeeds(Scenario::Upgrade, 2);
+}
+
+#[test]
+fn shares_are_renewed_whatever_happens() {
+    succeeds(Scenario::Shares, 4);
+}
+
+#[test]
+fn a_minority_that_heard_nothing_signs_nothing_after_the_answer() {
+    succeeds(Scenario::Barrier, 6);
+}
+
+#[test]
+fn changes_follow_the_order_of_the_log() {
+    succeeds(Scenario::Partitions, 4);
+}
+
+/// A barrier waits for as long as clocks may differ, and no longer: with slower ones the simulation must see a signature.
+#[test]
+fn clocks_that_are_too_slow_are_found() {
+    for played in [0, 1, 2].map(|number| play(Scenario::SlowClocks.seed(number))) {
+        let seed = played.seed;
+        match played.end() {
+            Err(why) => assert!(why.contains("after the revocation was answered"), "{why}"),
+            Ok(_) => panic!("a minority with slow clocks signed nothing\n{}", replay(seed)),
         }
     }
 }

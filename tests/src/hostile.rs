@@ -27,8 +27,8 @@ use symbolon_rpc::v1::peer_client::PeerClient;
 use symbolon_rpc::v1::symbolon_client::SymbolonClient;
 use symbolon_rpc::v1::symbolon_server::{Symbolon, SymbolonServer};
 use symbolon_rpc::v1::{
-    Call, ExplainReply, Frame, HelloReply, HelloRequest, Item, KeyReply, ListClientsReply, ListKeysReply, OrderReply,
-    PeerHello, SignCall, SignReply, StatusReply,
+    Call, DoctorReply, ExplainReply, Frame, HelloReply, HelloRequest, Item, KeyReply, ListClientsReply, ListKeysReply,
+    ListMembersReply, ListOperationsReply, OrderReply, PeerHello, SignCall, SignReply, StatusReply,
 };
 use symbolon_rpc::{PROTOCOL_VERSION_NEWEST, PROTOCOL_VERSION_OLDEST, convert, serve, tls};
 use tokio::net::TcpListener;
@@ -168,11 +168,20 @@ impl Symbolon for Proxy {
     async fn list_clients(&self, request: Request<Call>) -> Answer<ListClientsReply> {
         Ok(Response::new(self.honest().list_clients(request.into_inner()).await?.into_inner()))
     }
+    async fn list_members(&self, request: Request<Call>) -> Answer<ListMembersReply> {
+        Ok(Response::new(self.honest().list_members(request.into_inner()).await?.into_inner()))
+    }
+    async fn list_operations(&self, request: Request<Call>) -> Answer<ListOperationsReply> {
+        Ok(Response::new(self.honest().list_operations(request.into_inner()).await?.into_inner()))
+    }
     async fn status(&self, request: Request<Call>) -> Answer<StatusReply> {
         Ok(Response::new(self.honest().status(request.into_inner()).await?.into_inner()))
     }
     async fn explain(&self, request: Request<Call>) -> Answer<ExplainReply> {
         Ok(Response::new(self.honest().explain(request.into_inner()).await?.into_inner()))
+    }
+    async fn doctor(&self, request: Request<Call>) -> Answer<DoctorReply> {
+        Ok(Response::new(self.honest().doctor(request.into_inner()).await?.into_inner()))
     }
 }
 

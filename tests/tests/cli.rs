@@ -31,6 +31,8 @@ fn scripts_get_what_they_rely_on() {
     formats(&cluster);
     names_of_clients(&cluster);
     errors(&cluster);
+    errors_name_what_is_wrong(&cluster);
+    a_rotation_says_what_it_leaves_behind(&cluster);
     explanations(&cluster);
     raw_bytes_stay_off_the_terminal(&cluster);
     a_bench_says_how_it_measured(&cluster);
@@ -52,7 +54,9 @@ fn shapes(cluster: &Cluster) {
     assert_eq!(key["threshold"], 2, "{key}");
     assert_eq!(key["margin"], 1, "{key}");
     assert_eq!((&key["holders"], &key["usable"]), (&3.into(), &3.into()), "{key}");
-    assert_eq!(key["usable_names"].as_array().unwrap().len(), 3, "{key}");
+    for names in ["holder_names", "usable_names"] {
+        assert_eq!(key[names].as_array().unwrap().len(), 3, "{key}");
+    }
 
     let public = public_key(cli, "release", None);
     let signed = assert_signs(cli, "release", &public, b"a message");
@@ -168,6 +172,49 @@ fn errors(cluster: &Cluster) {
     }
     let manual = cli.ok(&["man"]).text();
     assert!(manual.contains(".TH symbolon"), "{manual}");
+    let pages = cluster.scratch("pages");
+    cli.ok(&["man", "--dir", path(&pages)]);
+    for page in ["symbolon.1", "symbolon-sign.1", "symbolon-key-rotate.1", "symbolon-bench-keygen.1"] {
+        assert!(fs::read_to_string(pages.join(page)).unwrap().contains("SYNOPSIS"), "{page}");
+    }
+}
+
+fn errors_name_what_is_wrong(cluster: &Cluster) {
+    let cli = cluster.cli();
+    // Arguments that are missing, by name, for programs too.
+    let error = cli.refused(2, "invalid_argument", &["client", "add", "bob"]).error();
+    let message = error["message"].as_str().unwrap();
+    assert!(message.contains("--public-key") && message.contains("--role"), "{error}");
+    assert_eq!(error["details"]["arguments"].as_array().unwrap().len(), 2, "{error}");
+    // A file that is not there, and not a key that is none.
+    let missing = path(&cluster.scratch("bob.pub")).to_owned();
+    let add = ["client", "add", "bob", "--public-key", &missing, "--role", "admin"];
+    let signature = "00".repeat(64);
+    let verify = ["verify", "release", "/dev/null", &signature, "--public-key", &missing];
+    for arguments in [&add[..], &verify[..]] {
+        let error = cli.refused(1, "local_file", arguments).error();
+        assert!(error["message"].as_str().unwrap().contains(&missing), "{error}");
+    }
+    // There is one standard input.
+    let twice = cli.feed(b"x", &["verify", "release", "-", "-", "-o", "json"]).exits(2);
+    let error = twice.error();
+    assert!(error["message"].as_str().unwrap().contains("FILE and SIGNATURE"), "{error}");
+}
+
+fn a_rotation_says_what_it_leaves_behind(cluster: &Cluster) {
+    let cli = cluster.cli();
+    cli.ok(&["key", "create", "dated", "--threshold", "2", "--expires", "365d"]);
+    cli.ok(&["key", "suspend", "dated"]);
+    let rotated = cli.ok(&["key", "rotate", "dated"]).stderr;
+    assert!(rotated.contains("warning: key `dated` was suspended and signs again"), "{rotated}");
+    assert!(rotated.contains("warning: the expiry of version 1 of key `dated`"), "{rotated}");
+    // With an expiry of its own nothing is left behind; the one after that leaves it, and says so in JSON.
+    let rotated = cli.ok(&["key", "rotate", "dated", "--expires", "365d"]).stderr;
+    assert!(!rotated.contains("warning"), "{rotated}");
+    let rotated = cli.ok(&["key", "rotate", "dated", "-o", "json"]);
+    let warning: Value = serde_json::from_str(rotated.stderr.trim()).unwrap();
+    assert!(warning["warning"].as_str().unwrap().contains("version 3 of key `dated`"), "{rotated}");
+    assert_eq!(rotated.json()["version"], 4, "{rotated}");
 }
 
 fn explanations(cluster: &Cluster) {

@@ -3,7 +3,7 @@
 //! `scripts/freeze-store.sh` made the store and, through this test with `SYMBOLON_FREEZE` set, wrote down what it holds.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use symbolon_client::{Client, Config, Name, VerifiedKey};
 use symbolon_protocol::certificate::KeyCertificate;
 use symbolon_protocol::genesis::Genesis;
+use symbolon_protocol::id::NodeId;
 use symbolon_protocol::identity::{Domain, PublicKey};
 use symbolon_protocol::state::view::VersionView;
 use symbolon_protocol::wire::encode;
@@ -22,7 +23,7 @@ use tokio::runtime::Builder;
 const NODES: usize = 3;
 
 fn fixture(extension: &str) -> PathBuf {
-    workspace().join("tests/fixtures/store-v1").with_extension(extension)
+    workspace().join("tests/fixtures/store-v2").with_extension(extension)
 }
 
 /// The cluster of the fixture, unpacked and started.
@@ -103,6 +104,8 @@ impl Thawed {
 fn told(key: &VerifiedKey) -> Value {
     let versions = key.view.versions.iter().map(|version| {
         let public_key = key.public_key(version.number).map(|key| key.to_string());
+        let sets = version.shares.iter().flat_map(|shares| &shares.out);
+        let erased: BTreeSet<NodeId> = sets.flat_map(|set| set.erased.iter().copied()).collect();
         let activation = version.certificate.as_ref().map(|certificate| {
             let head = &certificate.activation.head;
             json!({ "index": head.index, "root": head.root.to_string(), "core": certificate.core.digest().to_string() })
@@ -115,8 +118,8 @@ fn told(key: &VerifiedKey) -> Value {
             "expires_ms": version.expires_ms,
             "threshold": version.threshold.get(),
             "roster": version.roster.iter().map(|node| node.get()).collect::<Vec<_>>(),
-            "attempts": version.attempts.len(),
-            "erased": version.erased.iter().map(|node| node.get()).collect::<Vec<_>>(),
+            "attempts": version.attempts.iter().filter(|attempt| attempt.fault.is_some()).count(),
+            "erased": erased.iter().map(|node| node.get()).collect::<Vec<_>>(),
             "public_key": public_key,
             "activation": activation,
         })

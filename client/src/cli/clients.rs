@@ -10,9 +10,13 @@ use symbolon_protocol::identity::PublicKey;
 use symbolon_protocol::limits;
 use symbolon_protocol::request::{Grant, Role};
 
+use super::change::{BARRIER_DEADLINE, enforced};
 use super::context::{Context, DEADLINE};
-use super::out::{Done, usage};
+use super::out::{Done, Stop, usage};
 use super::{files, json, parse};
+
+/// So many hexadecimal digits are a key, or what is left of one, and no name of a file.
+const DIGITS: usize = 40;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -49,8 +53,12 @@ pub(crate) async fn run(context: &Context, command: Command) -> Done {
         Command::Add(args) => add(context, args).await,
         Command::List => list(context).await,
         Command::Remove { name } => {
-            let request = context.client(DEADLINE).await?.remove_client(&name).await?;
-            changed(context, &name, &request.to_string(), "is removed")
+            let client = context.client(BARRIER_DEADLINE).await?;
+            let (request, enforcement) = client.remove_client(&name).await?;
+            let enforcement = enforcement.as_ref();
+            let shown = json::Enforcement::new(&client, enforcement);
+            changed(context, &name, &request.to_string(), "is removed", shown)?;
+            enforced(&context.out, &client, enforcement)
         }
     }
 }
@@ -67,13 +75,14 @@ async fn add(context: &Context, args: Add) -> Done {
     };
     let grant = Grant { role: args.role, keys };
     let text = format!("has role {} on {}", grant.role, grant.keys);
-    let request = context.client(DEADLINE).await?.add_client(&args.name, key, grant).await?;
-    changed(context, &args.name, &request.to_string(), &text)
+    let client = context.client(DEADLINE).await?;
+    let request = client.add_client(&args.name, key, grant).await?;
+    changed(context, &args.name, &request.to_string(), &text, json::Enforcement::new(&client, None))
 }
 
-fn changed(context: &Context, name: &Name, request_id: &str, text: &str) -> Done {
+fn changed(context: &Context, name: &Name, request_id: &str, text: &str, enforcement: json::Enforcement) -> Done {
     if context.out.is_json() {
-        let document = json::ClientChanged { client: name.to_string(), request_id: request_id.to_owned() };
+        let document = json::ClientChanged { client: name.to_string(), request_id: request_id.to_owned(), enforcement };
         return context.out.json(&document);
     }
     context.out.line(&format!("client {name} {text}"))
@@ -104,15 +113,31 @@ async fn list(context: &Context) -> Done {
 
 /// A public key that was given as text or in a file.
 pub(crate) fn public_key(text: &str) -> Done<PublicKey> {
+    const HINT: &str = "give 64 hexadecimal digits or the path of a public key";
     let path = Path::new(text);
-    let bytes = if path.is_file() { files::read_small(path)? } else { text.as_bytes().to_vec() };
+    let bytes = if path.exists() || !is_key_text(text) {
+        files::read_small(path).map_err(|stop| match stop {
+            Stop::Error(error) => Stop::from(error.with_hint(HINT)),
+            other => other,
+        })?
+    } else {
+        text.as_bytes().to_vec()
+    };
     let wrong = |error: String| {
         let message = format!("`{}` is no public key: {error}", text.chars().take(80).collect::<String>());
-        Error::new(ErrorCode::InvalidArgument, message)
-            .with_hint("give 64 hexadecimal digits or the path of a public key")
+        Error::new(ErrorCode::InvalidArgument, message).with_hint(HINT)
     };
     let key = parse_public(&bytes).map_err(|error| wrong(error.to_string()))?;
     Ok(PublicKey::from_bytes(&key).map_err(|error| wrong(error.to_string()))?)
+}
+
+/// Whether a text is meant as a key; everything else is the name of a file, which may be missing.
+fn is_key_text(text: &str) -> bool {
+    let text = text.trim();
+    let is_hexadecimal = text.len() >= DIGITS && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let kind = text.split_once(' ').map(|(kind, _)| kind);
+    let is_line = kind.is_some_and(|kind| ["ssh-", "ecdsa-", "sk-"].iter().any(|start| kind.starts_with(start)));
+    is_hexadecimal || is_line || text.starts_with("-----BEGIN")
 }
 
 #[cfg(test)]
@@ -133,8 +158,29 @@ mod tests {
             std::fs::write(&path, format.encode(key.as_bytes(), "comment")).unwrap();
             assert_eq!(public_key(path.to_str().unwrap()).unwrap(), key, "{format:?}");
         }
-        assert!(public_key("release").is_err());
         // The neutral element: every signature of a certain form would verify under it.
         assert!(public_key(&format!("01{}", "00".repeat(31))).is_err());
+    }
+    #[test]
+    fn a_missing_file_is_told_from_a_bad_key() {
+        let told = |text: &str| match public_key(text) {
+            Err(Stop::Error(error)) => (error.code(), error.message().to_owned()),
+            _ => (ErrorCode::Internal, String::new()),
+        };
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["bob.pub", "release", "abcd", "ssh-keys/bob.pub", "my key.pub"] {
+            let path = directory.path().join(name);
+            let (code, message) = told(path.to_str().unwrap());
+            assert_eq!(code, ErrorCode::LocalFile, "{message}");
+            assert!(message.contains(name) && message.contains("No such file"), "{message}");
+        }
+        assert_eq!(told("no-such-file.pub").0, ErrorCode::LocalFile);
+        assert_eq!(told(directory.path().to_str().unwrap()).0, ErrorCode::LocalFile);
+        let (short, line) = ("ab".repeat(31), format!("ssh-rsa {}", "A".repeat(80)));
+        for text in [short.as_str(), &"0".repeat(DIGITS), &line, "-----BEGIN CERTIFICATE-----"] {
+            let (code, message) = told(text);
+            assert_eq!(code, ErrorCode::InvalidArgument, "{message}");
+            assert!(message.contains("no public key"), "{message}");
+        }
     }
 }

@@ -13,7 +13,7 @@ use super::out::{Done, Out, fail};
 
 /// Deadline of most calls.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
-/// Deadline where a key is made.
+/// Deadline where a key is made or shares are moved.
 pub(crate) const KEY_DEADLINE: Duration = Duration::from_secs(60);
 
 /// What every command needs.

@@ -98,3 +98,35 @@ fn errors(context: &Context) -> Done {
     });
     context.out.table(&["CODE", "EXIT", "GRPC", "FAULT", "RETRY", "WHAT TO DO"], cells.collect())
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use clap::Parser as _;
+
+    use super::*;
+
+    fn names(command: &Command, name: String, all: &mut BTreeSet<String>) {
+        for inner in command.get_subcommands() {
+            names(inner, format!("{name}-{}", inner.get_name()), all);
+        }
+        all.insert(format!("{name}.1"));
+    }
+
+    #[test]
+    fn every_command_has_a_manual_page() {
+        let global = super::super::Args::try_parse_from(["symbolon", "status", "-o", "json"]).unwrap().global;
+        let parent = tempfile::tempdir().unwrap();
+        let directory = parent.path().join("man1");
+        assert!(man(&Context::new(global), &Man { dir: Some(directory.clone()) }).is_ok());
+        let mut expected = BTreeSet::new();
+        names(&super::super::Args::command(), "symbolon".to_owned(), &mut expected);
+        assert!(expected.contains("symbolon.1") && expected.contains("symbolon-key-rotate.1"));
+        let made = std::fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name());
+        assert_eq!(made.map(|name| name.into_string().unwrap()).collect::<BTreeSet<_>>(), expected);
+        let page = std::fs::read_to_string(directory.join("symbolon-key-rotate.1")).unwrap();
+        assert!(page.contains("expires") && page.contains("not taken over"), "{page}");
+    }
+}

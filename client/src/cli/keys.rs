@@ -7,15 +7,18 @@ use std::time::{Duration, Instant};
 
 use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressStyle};
-use symbolon_client::{Client, Created, Error, Name, NewKey, PlanOptions, VerifiedKey, now_ms};
+use symbolon_client::{Client, Created, Error, KeyPolicy, Name, NewKey, PlanOptions, VerifiedKey, now_ms};
 use symbolon_protocol::error::ErrorCode;
 use symbolon_protocol::id::KeyVersion;
+use symbolon_protocol::lifecycle::KeyState;
 use symbolon_protocol::request::RosterPlan;
+use symbolon_protocol::state::view::OperationPhase;
 
-use super::context::{Context, DEADLINE, KEY_DEADLINE, node_names};
+use super::context::{Context, DEADLINE, KEY_DEADLINE, node_names, versioned};
 use super::out::{Done, Stop, usage};
 use super::parse::{self, When};
-use super::{change, export, json};
+use super::shares::PolicyOptions;
+use super::{change, export, json, operation, shares};
 
 /// Keys on one page: their certificates are what makes it long.
 const PAGE: u32 = 100;
@@ -42,7 +45,22 @@ pub(crate) enum Command {
         version: Option<KeyVersion>,
     },
     /// Make a new version; the one before verifies and no longer signs
+    ///
+    /// The new version signs at once, also where the key was suspended: a rotation resumes it. The expiry of the version before
+    /// is not taken over: without --expires the new one does not expire. A warning says so where either is the case.
     Rotate(Rotate),
+    /// Give the holders new shares of the same key
+    ///
+    /// Old and new shares do not fit together, and holders erase the old ones once every one of them has confirmed its new one. So
+    /// whoever stole fewer old shares than the threshold has nothing. The key signs meanwhile. Members that take no part have
+    /// no share until the next change of shares, which the cluster begins by itself once they are back.
+    Refresh(shares::Refresh),
+    /// Move the shares to other holders or another threshold; the public key stays
+    ///
+    /// Holders of the old shares deal new ones to the new roster, as in a refresh. The key signs meanwhile.
+    Reshare(shares::Reshare),
+    /// Show or change how a key is kept
+    Policy(shares::Policy),
     /// Stop signing until resumed
     Suspend(change::Target),
     /// Sign again
@@ -56,7 +74,7 @@ pub(crate) enum Command {
 }
 
 /// Who holds shares.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Holders {
     /// Holders needed for a signature [default: more than half of the roster]
     #[arg(long, value_name = "T")]
@@ -85,6 +103,8 @@ pub(crate) struct Create {
     /// Tag; may be repeated
     #[arg(long = "tag", value_name = "NAME=VALUE", value_parser = parse::tag)]
     tags: Vec<(String, String)>,
+    #[command(flatten)]
+    policy: PolicyOptions,
 }
 
 #[derive(Debug, clap::Args)]
@@ -98,7 +118,7 @@ pub(crate) struct Rotate {
     /// Holders, in order and without a spare [default: as before, with the other nodes as spares]
     #[arg(long, value_name = "NODE,...", value_delimiter = ',', value_parser = parse::name)]
     roster: Vec<Name>,
-    /// When the new version stops signing: 2027-01-31, 2027-01-31T12:00:00Z or a time span such as 90d
+    /// When the new version stops signing: 2027-01-31, 2027-01-31T12:00:00Z or a time span such as 90d [default: never]
     #[arg(long, value_name = "DATE", value_parser = parse::when)]
     expires: Option<When>,
 }
@@ -109,6 +129,9 @@ pub(crate) async fn run(context: &Context, command: Command) -> Done {
         Command::List { tags } => list(context, tags).await,
         Command::Show { key, version } => show(context, &key, version).await,
         Command::Rotate(args) => rotate(context, args).await,
+        Command::Refresh(args) => shares::refresh(context, args).await,
+        Command::Reshare(args) => shares::reshare(context, args).await,
+        Command::Policy(args) => shares::policy(context, args).await,
         Command::Suspend(target) => change::suspend(context, target).await,
         Command::Resume(target) => change::resume(context, target).await,
         Command::Revoke(args) => change::revoke(context, args).await,
@@ -123,8 +146,9 @@ async fn create(context: &Context, args: Create) -> Done {
     let plan = client.plan(&args.name, &args.holders.into()).await?;
     warn_if_fragile(context, &plan);
     let expires_ms = args.expires.map(|when| when.at_ms(now_ms()));
+    let policy = args.policy.over(KeyPolicy::default());
     let started = Instant::now();
-    let made = client.create_key(&args.name, NewKey { plan, tags, expires_ms });
+    let made = client.create_key(&args.name, NewKey { plan, tags, expires_ms, policy });
     let created = watched(context, &client, &args.name, made).await?;
     told(context, &client, &created, started)
 }
@@ -139,7 +163,32 @@ async fn rotate(context: &Context, args: Rotate) -> Done {
     let started = Instant::now();
     let made = client.rotate_key(&args.key, plan, expires_ms);
     let created = watched(context, &client, &args.key, made).await?;
-    told(context, &client, &created, started)
+    if let Some(before) = key.view.current.and_then(|current| key.view.version(current)) {
+        let before = (before.number, before.state, before.expires_ms);
+        for warning in left_behind(&args.key, before, created.version, expires_ms) {
+            context.out.warn(&warning);
+        }
+    }
+    told(context, &client, &created, started)?;
+    change::enforced(&context.out, &client, created.enforcement.as_ref())
+}
+
+/// What the version before had (number, state, expiry) and the new one has not, in words.
+fn left_behind(
+    key: &Name,
+    (before, state, expired_ms): (KeyVersion, KeyState, Option<u64>),
+    made: KeyVersion,
+    expires_ms: Option<u64>,
+) -> Vec<String> {
+    let mut said = Vec::new();
+    if state == KeyState::Suspended {
+        said.push(format!("key `{key}` was suspended and signs again: {} is active", versioned(key, made)));
+    }
+    if let (Some(ms), None) = (expired_ms, expires_ms) {
+        let (old, at) = (versioned(key, before), parse::rfc3339(ms));
+        said.push(format!("the expiry of {old} ({at}) is not taken over: version {made} does not expire"));
+    }
+    said
 }
 
 pub(crate) fn tag_map(tags: Vec<(String, String)>) -> Done<BTreeMap<String, String>> {
@@ -152,7 +201,7 @@ pub(crate) fn tag_map(tags: Vec<(String, String)>) -> Done<BTreeMap<String, Stri
     Ok(map)
 }
 
-fn warn_if_fragile(context: &Context, plan: &RosterPlan) {
+pub(super) fn warn_if_fragile(context: &Context, plan: &RosterPlan) {
     if plan.threshold.get() == plan.roster.len() {
         let n = plan.roster.len();
         context.out.warn(&format!("all {n} of {n} holders are needed: the key is lost with the first of them"));
@@ -190,10 +239,11 @@ async fn look<T>(client: &Client, name: &Name, bar: &ProgressBar) -> T {
         let Ok(key) = client.peek_key(name).await else { continue };
         let Some(version) = key.view.latest() else { continue };
         bar.set_length(u64::try_from(version.roster.len()).unwrap_or(0));
-        if let Some((epoch, ready)) = &version.running {
-            bar.set_position(u64::try_from(ready.len()).unwrap_or(0));
-            let open: Vec<_> = version.roster.iter().copied().filter(|node| !ready.contains(node)).collect();
-            bar.set_message(format!("attempt {epoch} waits for {}", node_names(client, &open).join(", ")));
+        if let Some(running) = &version.running {
+            let staging = running.phase == OperationPhase::Staging;
+            let ready = if staging { version.roster.len().saturating_sub(running.waiting.len()) } else { 0 };
+            bar.set_position(u64::try_from(ready).unwrap_or(0));
+            bar.set_message(operation::told(client, running));
         } else {
             bar.set_position(u64::try_from(version.roster.len()).unwrap_or(0));
             bar.set_message("collecting votes for the certificate");
@@ -220,6 +270,7 @@ fn told(context: &Context, client: &Client, created: &Created, started: Instant)
             epoch: certified.core.epoch.get(),
             request_id: created.request_id.to_string(),
             milliseconds: elapsed.as_secs_f64() * 1000.0,
+            enforcement: json::Enforcement::new(client, created.enforcement.as_ref()),
         });
     }
     let holders = node_names(client, &shown.roster).join(", ");
@@ -291,6 +342,7 @@ fn print_key(context: &Context, client: &Client, key: &VerifiedKey) -> Done {
     if !tags.is_empty() {
         out.line(&format!("tags {}", tags.join(" ")))?;
     }
+    out.line(&shares::kept(view.policy))?;
     for version in &view.versions {
         out.line("")?;
         let reason = version.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
@@ -304,18 +356,27 @@ fn print_key(context: &Context, client: &Client, key: &VerifiedKey) -> Done {
         if let Some(ms) = version.expires_ms {
             out.line(&format!("  expires {}", parse::rfc3339(ms)))?;
         }
-        for attempt in &version.attempts {
-            let culprits = node_names(client, &attempt.culprits).join(", ");
-            out.line(format!("  attempt {} ended: {} {culprits}", attempt.epoch, attempt.fault).trim_end())?;
-        }
-        if let Some((epoch, ready)) = &version.running {
-            let open: Vec<_> = version.roster.iter().copied().filter(|node| !ready.contains(node)).collect();
-            out.line(&format!("  attempt {epoch} runs and waits for {}", node_names(client, &open).join(", ")))?;
-        }
-        if let Some(ms) = version.destroy_ms {
-            let erased = version.erased.len();
-            out.line(&format!("  erasing from {} on; {erased} holders proved it", parse::rfc3339(ms)))?;
-        }
+        shares::print(out, client, version, key.time_ms)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rotation_says_what_it_leaves_behind() {
+        let (key, first, second) = (Name::new("release").unwrap(), KeyVersion::FIRST, KeyVersion::new(2).unwrap());
+        let said = |state, before, now| left_behind(&key, (first, state, before), second, now);
+        assert!(said(KeyState::Active, None, None).is_empty());
+        assert!(said(KeyState::Active, Some(5), Some(9)).is_empty());
+        let expiry = "the expiry of version 1 of key `release` (1970-01-01T00:00:05Z) is not taken over: \
+                      version 2 does not expire";
+        assert_eq!(said(KeyState::Active, Some(5_000), None), [expiry]);
+        let resumed = "key `release` was suspended and signs again: version 2 of key `release` is active";
+        assert_eq!(said(KeyState::Suspended, None, None), [resumed]);
+        assert_eq!(said(KeyState::Suspended, Some(5_000), None), [resumed, expiry]);
+    }
 }

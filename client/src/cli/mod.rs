@@ -5,14 +5,18 @@ mod change;
 mod clients;
 mod context;
 mod docs;
+mod doctor;
 mod explain;
 mod export;
 mod files;
 mod identity;
 mod json;
 mod keys;
+mod member;
+mod operation;
 mod out;
 mod parse;
+mod shares;
 mod sign;
 mod status;
 mod verify;
@@ -22,9 +26,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
 use symbolon_client::Error;
-use symbolon_protocol::error::ErrorCode;
+use symbolon_protocol::error::{Detail, ErrorCode, Refusal};
 
 use context::Context;
 use out::{Done, Out, Stop, Style};
@@ -62,7 +67,7 @@ pub(crate) struct Global {
         help_heading = "Common options"
     )]
     pub(crate) endpoints: Vec<String>,
-    /// Deadline of each call in seconds [default: 10, or 60 where a key is made]
+    /// Deadline of each call in seconds [default: 10, or 60 where a key is made or shares are moved]
     #[arg(long, global = true, value_name = "SECONDS", value_parser = parse::seconds, help_heading = "Common options")]
     pub(crate) timeout: Option<Duration>,
     /// Form of the output
@@ -86,11 +91,19 @@ enum Command {
     /// Register, list and remove clients
     #[command(subcommand)]
     Client(clients::Command),
+    /// Add, remove, replace and list the nodes of the cluster
+    #[command(subcommand)]
+    Member(member::Command),
     /// Show nodes, leader and keys as a node sees them
     Status,
+    /// Have every node examine itself; exit 0 when nothing failed, 4 otherwise
+    Doctor,
     /// Make, show and manage keys
     #[command(subcommand)]
     Key(keys::Command),
+    /// Show share operations: keys that are made, refreshed or moved
+    #[command(subcommand)]
+    Operation(operation::Command),
     /// Sign a file
     Sign(sign::Args),
     /// Verify a signature
@@ -123,15 +136,39 @@ pub(crate) fn main() -> ExitCode {
 /// What clap has to say: help and versions are no errors.
 fn refused(error: &clap::Error) -> ExitCode {
     if error.use_stderr() && wants_json(std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned())) {
-        let text = error.render().to_string();
-        let first = text.lines().next().unwrap_or_default();
-        let message = first.strip_prefix("error: ").unwrap_or(first);
-        let error = Error::new(ErrorCode::InvalidArgument, message).with_hint("see `symbolon help`");
-        return Out::new(Style::Json).finish(Some(Stop::Error(Box::new(error))));
+        return Out::new(Style::Json).finish(Some(Stop::from(usage_error(error))));
     }
     // Nobody left to tell when this fails.
     let _ = error.print();
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
+/// What clap has to say as an error of ours: on one line, with the arguments that it is about.
+fn usage_error(error: &clap::Error) -> Error {
+    let named = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(name)) => vec![name.clone()],
+        Some(ContextValue::Strings(names)) => names.clone(),
+        _ => Vec::new(),
+    };
+    let message = match error.kind() {
+        // What clap would print is the help.
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "a command is missing".to_owned(),
+        _ => first_paragraph(&error.render().to_string()),
+    };
+    let mut refusal = Refusal::new(ErrorCode::InvalidArgument, message);
+    if !named.is_empty() {
+        refusal = refusal.with("arguments", Detail::List(named));
+    }
+    Error::from(refusal).with_hint("see `symbolon help`")
+}
+
+/// What went wrong and with which arguments; tips and usage stand in further paragraphs.
+fn first_paragraph(text: &str) -> String {
+    let text = text.strip_prefix("error: ").unwrap_or(text);
+    let mut lines = text.lines().map(str::trim).take_while(|line| !line.is_empty());
+    let first = lines.next().unwrap_or_default();
+    let rest = lines.collect::<Vec<_>>().join(", ");
+    format!("{first} {rest}").trim_end().to_owned()
 }
 
 /// Whether arguments that do not parse ask for JSON.
@@ -153,8 +190,11 @@ fn run(context: &Context, command: Command) -> Done {
     match command {
         Command::Identity(command) => identity::run(context, command),
         Command::Client(command) => block_on(clients::run(context, command)),
+        Command::Member(command) => block_on(member::run(context, command)),
         Command::Status => block_on(status::run(context)),
+        Command::Doctor => block_on(doctor::run(context)),
         Command::Key(command) => block_on(keys::run(context, command)),
+        Command::Operation(command) => block_on(operation::run(context, command)),
         Command::Sign(args) => block_on(sign::run(context, args)),
         Command::Verify(args) => block_on(verify::run(context, args)),
         Command::Request(command) => block_on(explain::run(context, command)),

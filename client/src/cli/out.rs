@@ -29,6 +29,8 @@ pub(crate) enum Stop {
     Error(Box<Error>),
     /// Silently: whoever read the output has gone.
     Gone,
+    /// With an exit code: what was printed says why.
+    Told(u8),
 }
 
 /// What commands return.
@@ -133,10 +135,12 @@ impl Out {
         let warnings = std::mem::take(&mut *self.waiting());
         match stop {
             None => {
-                for warning in warnings {
-                    say(&to_json(&BTreeMap::from([("warning", warning)])));
-                }
+                say_warnings(warnings);
                 ExitCode::SUCCESS
+            }
+            Some(Stop::Told(exit)) => {
+                say_warnings(warnings);
+                ExitCode::from(exit)
             }
             Some(Stop::Gone) => ExitCode::FAILURE,
             Some(Stop::Error(error)) => {
@@ -160,6 +164,13 @@ pub(crate) fn is_terminal() -> bool {
 fn say(text: &str) {
     let mut stderr = io::stderr().lock();
     let _ = writeln!(stderr, "{text}");
+}
+
+/// Warnings that waited for the end, beside a document.
+fn say_warnings(warnings: Vec<String>) {
+    for warning in warnings {
+        say(&to_json(&BTreeMap::from([("warning", warning)])));
+    }
 }
 
 fn to_json(document: &impl Serialize) -> String {

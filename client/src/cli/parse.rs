@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use symbolon_client::Name;
-use symbolon_protocol::id::{KeyVersion, RequestId};
+use symbolon_protocol::id::{KeyVersion, NodeId, RequestId};
 use symbolon_protocol::request::Role;
 
 /// Longest deadline, seconds: a request lives at most five minutes.
@@ -16,6 +16,11 @@ const DATE: usize = 10;
 /// A key, client or node name.
 pub(crate) fn name(text: &str) -> Result<Name, String> {
     Name::new(text).map_err(|error| error.to_string())
+}
+
+/// The number of a node.
+pub(crate) fn node(text: &str) -> Result<NodeId, String> {
+    text.parse().ok().and_then(NodeId::new).ok_or_else(|| "a node's number lies between 1 and 65535".to_owned())
 }
 
 /// A version of a key.
@@ -84,28 +89,68 @@ pub(crate) fn when(text: &str) -> Result<When, String> {
     stamp.map(When::At).ok_or_else(|| expected.to_owned())
 }
 
-/// A time span: numbers, each with its unit (s, m, h, d, w), such as `7d` or `1d12h`.
+/// How often something is done: every so many milliseconds, or never.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Every(Option<u64>);
+
+impl Every {
+    /// Milliseconds; none for never.
+    pub(crate) const fn milliseconds(self) -> Option<u64> {
+        self.0
+    }
+}
+
+/// A time span, or `never`.
+pub(crate) fn every(text: &str) -> Result<Every, String> {
+    if text == "never" {
+        return Ok(Every(None));
+    }
+    let span = duration(text).map_err(|wrong| format!("{wrong}, or is `never`"))?;
+    Ok(Every(Some(u64::try_from(span.as_millis()).unwrap_or(u64::MAX))))
+}
+
+/// Units of time spans, milliseconds, the longest first.
+const UNITS: [(&str, u64); 6] =
+    [("w", 7 * 24 * 3_600_000), ("d", 24 * 3_600_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+
+/// A time span: numbers, each with its unit (ms, s, m, h, d, w), such as `7d` or `1d12h`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || "a time span is written like 30m, 12h, 7d or 2w".to_owned();
+    let wrong = || "a time span is written like 300ms, 30m, 12h, 7d or 2w".to_owned();
     let mut total: u64 = 0;
     let mut rest = text;
     while !rest.is_empty() {
         let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
         let (number, tail) = rest.split_at(digits);
-        let mut chars = tail.chars();
-        let unit = match chars.next() {
-            Some('s') => 1,
-            Some('m') => 60,
-            Some('h') => 3600,
-            Some('d') => 24 * 3600,
-            Some('w') => 7 * 24 * 3600,
-            _ => return Err(wrong()),
-        };
-        let seconds = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).ok_or_else(wrong)?;
-        total = total.checked_add(seconds).ok_or_else(wrong)?;
-        rest = chars.as_str();
+        let (name, tail) = tail.split_at(tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len()));
+        let unit = UNITS.iter().find(|(unit, _)| *unit == name).map(|(_, ms)| *ms).ok_or_else(wrong)?;
+        let ms = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).ok_or_else(wrong)?;
+        total = total.checked_add(ms).ok_or_else(wrong)?;
+        rest = tail;
     }
-    if text.is_empty() { Err(wrong()) } else { Ok(Duration::from_secs(total)) }
+    if text.is_empty() { Err(wrong()) } else { Ok(Duration::from_millis(total)) }
+}
+
+/// A time span as [`duration`] reads it.
+pub(crate) fn span(ms: u64) -> String {
+    in_units(ms, UNITS.len())
+}
+
+/// How old something is: its two largest units, and no less than a second.
+pub(crate) fn age(ms: u64) -> String {
+    in_units(ms - ms % 1000, 2)
+}
+
+fn in_units(ms: u64, most: usize) -> String {
+    let (mut rest, mut parts) = (ms, Vec::new());
+    // Weeks are for people to write: days are easier to compare.
+    for (unit, size) in UNITS.iter().filter(|(unit, _)| *unit != "w") {
+        if rest >= *size {
+            parts.push(format!("{}{unit}", rest / size));
+            rest %= size;
+        }
+    }
+    parts.truncate(most);
+    if parts.is_empty() { "0s".to_owned() } else { parts.concat() }
 }
 
 /// A time as it is printed: RFC 3339, UTC, whole seconds.
@@ -126,11 +171,32 @@ mod tests {
         assert_eq!(seconds("90d"), Ok(90 * DAY));
         assert_eq!(seconds("1w2d3h4m5s"), Ok(9 * DAY + 3 * 3600 + 4 * 60 + 5));
         assert_eq!(seconds("0s"), Ok(0));
+        assert_eq!(duration("1m300ms"), Ok(Duration::from_millis(60_300)));
         for wrong in
             ["", "90", "d", "-1d", "1.5d", "1y", "7 d", "7dd", "99999999999999999999d", "99999999999999999w", "1ü"]
         {
             assert!(seconds(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn time_spans_are_printed_as_they_are_read() {
+        for text in ["300ms", "10s", "1m300ms", "12h", "1d12h", "365d", "9d3h4m5s"] {
+            assert_eq!(
+                duration(text).map(|time| span(u64::try_from(time.as_millis()).unwrap_or(0))),
+                Ok(text.to_owned())
+            );
+        }
+        assert_eq!(span(0), "0s");
+        let ages = [0, 999, 61_999, 3_600_000, 93_784_005].map(age);
+        assert_eq!(ages, ["0s", "0s", "1m1s", "1h", "1d2h"]);
+    }
+
+    #[test]
+    fn schedules() {
+        assert_eq!(every("24h").map(Every::milliseconds), Ok(Some(DAY * 1000)));
+        assert_eq!(every("never").map(Every::milliseconds), Ok(None));
+        assert!(every("often").is_err_and(|error| error.contains("never")));
     }
 
     #[test]

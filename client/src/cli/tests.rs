@@ -23,13 +23,32 @@ fn the_shapes_that_scripts_rely_on() {
         "client add bob --public-key abcd --role admin",
         "client list -o json",
         "client remove bob",
+        "member list -o json",
+        "member add symbolon-node:01 --id 4",
+        "member add node4.enrolment --id 4 --learner --ticket node4.ticket -o json",
+        "member remove node1 --drain --wait 30m",
+        "member remove 3 --lost",
+        "member replace node3 node5.enrolment --id 5 --lost --ticket node5.ticket",
+        "member move node1 --peer a:1 --client a:2",
+        "member move 1 --client a:2",
         "status -o json",
+        "doctor",
+        "doctor --endpoints a:1,b:2 -o json",
         "key create release",
         "key create release --threshold 3 --roster node1,node2,node3 --expires 2030-01-31 --tag env=prod --tag team=a",
         "key create release --expires 90d --timeout 5",
         "key list --tag env=prod",
         "key show release --version 2",
         "key rotate release --expires 2030-01-31T00:00:00Z",
+        "key create release --refresh-every 24h --max-staleness 1s",
+        "key refresh release",
+        "key refresh release --version 2 --absent node1,node2 --no-wait -o json",
+        "key reshare release --roster node1,node2,node3 --threshold 2",
+        "key reshare release --threshold 3 --version 1 --absent 4 --no-wait",
+        "key policy release",
+        "key policy release --refresh-every never --max-staleness 300ms -o json",
+        "operation list -o json",
+        "operation show release",
         "key suspend release",
         "key resume release --version 1",
         "key revoke release --reason leaked",
@@ -48,6 +67,8 @@ fn the_shapes_that_scripts_rely_on() {
         "bench sign --key release --clients 64 --seconds 10 -o json",
         "bench sign --key release --clients 1 --seconds 1 --messages 4",
         "bench keygen --count 20 --threshold 3 --keep",
+        "bench refresh --keys 20 --parallel 4 --threshold 3 --roster node1,node2,node3 -o json",
+        "bench refresh --keys 20 --prefix release --clients 8 --seconds 3",
         "completions bash",
         "man",
         "man --dir pages",
@@ -73,6 +94,10 @@ fn wrong_usage_exits_with_two() {
         "key destroy release",
         "key destroy release --cancel --confirm release",
         "key revoke release",
+        "key reshare release",
+        "key policy release --refresh-every often",
+        "key policy release --max-staleness never",
+        "bench refresh --prefix release --keep",
         "key show release --version 0",
         "sign release",
         "sign release file --format pem",
@@ -82,6 +107,7 @@ fn wrong_usage_exits_with_two() {
         "status -o yaml",
         "status --timeout 0",
         "bench sign --key release --clients 0 --seconds 1",
+        "man --dir",
     ] {
         assert_eq!(parse(line).err().map(|error| error.exit_code()), Some(2), "{line}");
     }
@@ -96,6 +122,60 @@ fn json_is_wanted_even_when_arguments_do_not_parse() {
         wants("key create -o json") && wants("-ojson key") && wants("key --output json x") && wants("--output=json")
     );
     assert!(!wants("key create json") && !wants("-o table") && !wants(""));
+}
+
+#[test]
+fn usage_errors_in_json_name_the_arguments() {
+    let told = |line: &str| parse(line).err().map(|error| usage_error(&error));
+    for (line, named, message) in [
+        (
+            "client add bob",
+            &["--public-key <KEY|FILE>", "--role <ROLE>"][..],
+            "the following required arguments were not provided: --public-key <KEY|FILE>, --role <ROLE>",
+        ),
+        (
+            "status -o yaml",
+            &["--output <FORM>"][..],
+            "invalid value 'yaml' for '--output <FORM>' [possible values: table, json]",
+        ),
+        (
+            "key show release --version 0",
+            &["--version <VERSION>"][..],
+            "invalid value '0' for '--version <VERSION>': versions count from 1",
+        ),
+        ("key list --wobble", &["--wobble"][..], "unexpected argument '--wobble' found"),
+    ] {
+        let error = told(line);
+        let details = error.as_ref().and_then(|error| error.details().get("arguments"));
+        assert_eq!(details, Some(&Detail::List(named.iter().map(|&name| name.to_owned()).collect())), "{line}");
+        assert_eq!(error.as_ref().map(Error::message), Some(message), "{line}");
+        assert_eq!(error.map(|error| error.code()), Some(ErrorCode::InvalidArgument), "{line}");
+    }
+    let both = told("key destroy release --cancel --confirm release").map(|error| error.message().to_owned());
+    assert!(both.is_some_and(|text| text.contains("--cancel") && text.contains("--confirm <KEY>")));
+    // The help of a group is no message.
+    let missing = told("-o json key").map(|error| error.message().to_owned());
+    assert!(missing.is_some_and(|text| text.contains("command") && !text.contains("Usage")));
+}
+
+#[test]
+fn the_help_of_a_rotation_says_what_is_not_taken_over() {
+    let command = Args::command();
+    let rotate = command.find_subcommand("key").and_then(|key| key.find_subcommand("rotate"));
+    let about = rotate.and_then(clap::Command::get_long_about).map(ToString::to_string);
+    assert!(about.is_some_and(|text| text.contains("expiry") && text.contains("suspended")));
+}
+
+#[test]
+fn the_help_of_a_policy_says_what_either_choice_costs() {
+    let mut command = Args::command();
+    command.build();
+    let policy = command.find_subcommand("key").and_then(|key| key.find_subcommand("policy"));
+    let staleness = policy.and_then(|policy| policy.get_arguments().find(|arg| arg.get_id() == "max_staleness"));
+    let help = staleness.and_then(|arg| arg.get_help()).map(ToString::to_string).unwrap_or_default();
+    for said in ["longer without a majority", "a revocation takes hold sooner", "only after the old one has passed"] {
+        assert!(help.contains(said), "{help}");
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use symbolon_protocol::limits;
 
 use super::clients::public_key;
 use super::context::{Context, DEADLINE, versioned};
-use super::out::{Done, fail};
+use super::out::{Done, fail, usage};
 use super::sign::NAMESPACE;
 use super::{files, json, parse};
 
@@ -25,7 +25,7 @@ pub(crate) struct Args {
     key: Name,
     /// File that was signed; - for standard input
     file: PathBuf,
-    /// Signature: a file (raw, base64, hexadecimal or an SSH signature), or the text itself
+    /// Signature: a file (raw, base64, hexadecimal or an SSH signature), - for standard input, or the text itself
     signature: String,
     /// Take signatures of a version that was revoked or destroyed
     #[arg(long)]
@@ -39,6 +39,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(context: &Context, args: Args) -> Done {
+    check_input(&args)?;
     let parsed = signature(&args.signature)?;
     check_namespace(&parsed, args.namespace.as_deref())?;
     let message = message(&parsed, &args.file)?;
@@ -73,6 +74,22 @@ fn withdrawn(key: &Name, signer: &Signer) -> Done {
     let message = format!("the signature verifies, but {what} is {}{reason}", signer.state);
     let hint = "do not trust it, unless you know that it was made before: --allow-revoked";
     Err(Error::new(ErrorCode::WrongState, message).with_hint(hint).into())
+}
+
+/// Standard input can be read once.
+fn check_input(args: &Args) -> Done {
+    let is_input = |text: &str| text == "-";
+    let named = [
+        ("FILE", args.file.to_str().is_some_and(is_input)),
+        ("SIGNATURE", is_input(&args.signature)),
+        ("--public-key", args.public_key.as_deref().is_some_and(is_input)),
+    ];
+    let both: Vec<&str> = named.iter().filter(|(_, is_input)| *is_input).map(|(name, _)| *name).collect();
+    if both.len() < 2 {
+        return Ok(());
+    }
+    let message = format!("standard input (-) can be read once, and {} name it", both.join(" and "));
+    usage(message, "give all but one of them as files")
 }
 
 /// Reads the signature from a file, or takes the text for it.
@@ -168,7 +185,7 @@ mod tests {
     fn code<T>(result: Done<T>) -> Option<ErrorCode> {
         match result {
             Err(Stop::Error(error)) => Some(error.code()),
-            Ok(_) | Err(Stop::Gone) => None,
+            _ => None,
         }
     }
 
@@ -184,6 +201,24 @@ mod tests {
         assert_eq!(code(signature(path.to_str().unwrap())), Some(ErrorCode::VerificationFailed));
         assert_eq!(code(signature("no-such-file.sig")), Some(ErrorCode::LocalFile));
         assert_eq!(code(signature(&"g".repeat(128))), Some(ErrorCode::VerificationFailed));
+    }
+
+    #[test]
+    fn standard_input_is_read_once() {
+        let args = |file: &str, signature: &str, public_key: Option<&str>| Args {
+            key: Name::new("release").unwrap(),
+            file: file.into(),
+            signature: signature.to_owned(),
+            allow_revoked: false,
+            namespace: None,
+            public_key: public_key.map(str::to_owned),
+        };
+        for once in [args("-", "s", None), args("f", "-", Some("k")), args("f", "s", Some("-"))] {
+            assert!(check_input(&once).is_ok());
+        }
+        for twice in [args("-", "-", None), args("-", "s", Some("-")), args("f", "-", Some("-"))] {
+            assert_eq!(code(check_input(&twice)), Some(ErrorCode::InvalidArgument));
+        }
     }
 
     #[test]

@@ -1,142 +1,20 @@
 //! Certificates made by hand, good ones and bad ones.
 
-use frost_ed25519::keys::{SigningShare, VerifyingShare};
-use rand_chacha::ChaCha20Rng;
-use rand_chacha::rand_core::SeedableRng as _;
-use symbolon_protocol::certificate::{Activation, Ready};
-use symbolon_protocol::genesis::MemberRole;
-use symbolon_protocol::history::{Head, Leaf};
-use symbolon_protocol::id::{Epoch, Threshold};
-use symbolon_protocol::identity::{Domain, Identity};
+use symbolon_protocol::id::Epoch;
+use symbolon_protocol::identity::Domain;
 use symbolon_protocol::lifecycle::KeyState;
-use symbolon_protocol::outcome::Outcome;
-use symbolon_protocol::pop::Pop;
-use symbolon_protocol::request::{Purpose, Suite};
+use symbolon_protocol::state::view::SharesView;
 use symbolon_protocol::wire::encode;
 
 use super::*;
 
-const NODES: u8 = 3;
+mod made;
 
-fn node(number: u8) -> NodeId {
-    NodeId::new(u16::from(number)).unwrap()
-}
-
-fn identity(number: u8) -> Identity {
-    Identity::from_seed(&[number; 32])
-}
-
-pub(crate) fn name(text: &str) -> Name {
-    Name::new(text).unwrap()
-}
-
-/// Three voters: node1, node2, node3.
-pub(crate) fn genesis() -> Genesis {
-    let members = (1..=NODES).map(|number| {
-        let member = Member {
-            name: name(&format!("node{number}")),
-            key: identity(number).public(),
-            peer_address: format!("127.0.0.1:{}", 7100 + u16::from(number)),
-            client_address: format!("127.0.0.1:{}", 7200 + u16::from(number)),
-            zone: String::new(),
-            role: MemberRole::Voter,
-        };
-        (node(number), member)
-    });
-    let administrators = BTreeMap::from([(name("admin"), identity(99).public())]);
-    Genesis { name: name("test"), members: members.collect(), administrators, checkpoint_entries: 4096, salt: [5; 16] }
-}
-
-/// The core of the key `name`, whose public key is that of `identity(signer)`.
-fn core(key: &str, signer: u8) -> CertificateCore {
-    let share = |number: u8| {
-        let secret = SigningShare::deserialize(scalar(number).as_slice()).unwrap();
-        <[u8; 32]>::try_from(VerifyingShare::from(secret).serialize().unwrap()).unwrap()
-    };
-    CertificateCore {
-        cluster: genesis().cluster_id(),
-        key: KeyId::from_bytes([signer; 32]),
-        name: name(key),
-        version: KeyVersion::FIRST,
-        suite: Suite::Ed25519,
-        public_key: *identity(signer).public().as_bytes(),
-        roster: (1..=NODES).map(node).collect(),
-        threshold: Threshold::new(2, 3).unwrap(),
-        membership: 0,
-        epoch: Epoch::FIRST,
-        verifying_shares: (1..=NODES).map(share).collect(),
-        transcript: Digest::from_bytes([8; 32]),
-        previous: None,
-    }
-}
-
-/// A small scalar, little-endian as in RFC 8032.
-fn scalar(number: u8) -> [u8; 32] {
-    let mut bytes = [0; 32];
-    if let Some(first) = bytes.first_mut() {
-        *first = number;
-    }
-    bytes
-}
-
-/// With every vote, each by the identity that `voter` gives.
-fn voted(core: CertificateCore, voter: impl Fn(u8) -> Identity) -> KeyCertificate {
-    let mut rng = ChaCha20Rng::seed_from_u64(1);
-    let (cluster, digest) = (core.cluster, core.digest());
-    let (entry, writes) = (Digest::from_bytes([1; 32]), Digest::from_bytes([2; 32]));
-    // The first leaf of the history is its own root.
-    let root = Leaf { index: 0, entry, outcome: Outcome::activated(&core).digest(), writes }.hash();
-    let head = Head { index: 0, root, membership: 0, state: None };
-    let mut certificate = KeyCertificate {
-        core,
-        ready: BTreeMap::new(),
-        activated: BTreeMap::new(),
-        activation: Activation { entry, writes, path: Vec::new(), head },
-        heads: BTreeMap::new(),
-    };
-    for number in 1..=NODES {
-        let (id, identity) = (node(number), voter(number));
-        let possession = Pop::prove(&scalar(number), digest.as_bytes(), &mut rng).unwrap();
-        let signature = identity.sign(Domain::Ready, &cluster, &Ready::payload(&digest, &possession));
-        certificate.ready.insert(id, Ready { possession, signature });
-        certificate.activated.insert(id, identity.sign(Domain::Activated, &cluster, digest.as_bytes()));
-        certificate.heads.insert(id, identity.sign(Domain::Head, &cluster, &encode(&head)));
-    }
-    certificate
-}
+use made::{core, identity, node, view, voted};
+pub(crate) use made::{genesis, name};
 
 fn good(key: &str, signer: u8) -> KeyCertificate {
     voted(core(key, signer), identity)
-}
-
-/// A view of the key that a certificate speaks of.
-fn view(certificate: KeyCertificate) -> KeyView {
-    let core = certificate.core.clone();
-    let version = VersionView {
-        number: core.version,
-        state: KeyState::Active,
-        reason: None,
-        created_ms: 1,
-        expires_ms: None,
-        roster: core.roster,
-        threshold: core.threshold,
-        attempts: Vec::new(),
-        running: None,
-        destroy_ms: None,
-        erased: BTreeSet::new(),
-        certificate: Some(certificate),
-    };
-    KeyView {
-        id: core.key,
-        name: core.name,
-        purpose: Purpose::Sign,
-        suite: core.suite,
-        tags: BTreeMap::new(),
-        created_by: name("admin"),
-        created_ms: 1,
-        current: Some(core.version),
-        versions: vec![version],
-    }
 }
 
 /// A checked key `release`, signed for by `identity(signer)`, in a state of its first version.
@@ -146,8 +24,26 @@ pub(crate) fn verified(signer: u8, state: KeyState) -> VerifiedKey {
     trust().check_key(view, 1, 1).unwrap()
 }
 
+/// A view of the key `release` with certified shares of an epoch.
+pub(crate) fn renewed(epoch: u32) -> KeyView {
+    let epoch = Epoch::new(epoch).unwrap();
+    let mut view = view(voted(CertificateCore { epoch, ..core("release", 50) }, identity));
+    for version in &mut view.versions {
+        version.shares = Some(SharesView {
+            epoch,
+            committed_ms: 1,
+            holders: version.roster.clone(),
+            stale: Vec::new(),
+            activated: version.roster.clone(),
+            refresh_ms: None,
+            out: Vec::new(),
+        });
+    }
+    view
+}
+
 fn trust() -> Trust {
-    Trust::new(genesis(), None).unwrap()
+    Trust::new(genesis(), None)
 }
 
 fn refused(view: KeyView) -> String {
@@ -220,6 +116,42 @@ fn holders_other_than_the_certified_ones_are_caught() {
 }
 
 #[test]
+fn right_after_a_change_of_shares_the_certificate_before_is_good() {
+    // Moved to two of the three: their certificate does not have its votes yet.
+    let mut moved = renewed(1);
+    for version in &mut moved.versions {
+        version.roster.pop();
+        version.shares.as_mut().unwrap().epoch = Epoch::new(2).unwrap();
+    }
+    let key = trust().check_key(moved.clone(), 1, 1).unwrap();
+    assert_eq!(key.public_key(KeyVersion::FIRST), Some(identity(50).public()));
+    assert!(!key.is_settled(KeyVersion::FIRST));
+    assert!(is_incomplete(&key.demand_settled(KeyVersion::FIRST).unwrap_err()));
+    let settled = trust().check_key(renewed(2), 1, 1).unwrap();
+    assert!(settled.is_settled(KeyVersion::FIRST) && settled.demand_settled(KeyVersion::FIRST).is_ok());
+    // With the shares that it certifies, the roster is the one in it.
+    moved.versions.iter_mut().for_each(|version| version.shares = renewed(1).versions.pop().unwrap().shares);
+    assert!(refused(moved).contains("other holders"));
+}
+
+#[test]
+fn the_public_key_of_a_version_never_changes() {
+    let epoch = Epoch::new(2).unwrap();
+    let other = CertificateCore { epoch, key: KeyId::from_bytes([50; 32]), ..core("release", 51) };
+    let other = view(voted(other, identity));
+    let trust = trust();
+    assert!(trust.check_key(renewed(1), 1, 1).is_ok());
+    assert!(trust.check_key(renewed(2), 2, 2).is_ok(), "new shares of the same key");
+    // Again and again, although the votes for it are good.
+    for _ in 0..2 {
+        let refusal = trust.check_key(other.clone(), 3, 3).unwrap_err();
+        assert_eq!(refusal.code, ErrorCode::BadCertificate);
+        assert!(refusal.message.contains("another public key was certified"), "{refusal}");
+    }
+    assert!(self::trust().check_key(other, 3, 3).is_ok(), "who never saw the first one cannot tell");
+}
+
+#[test]
 fn missing_votes_are_not_believed_but_waited_for() {
     let strip = |change: &dyn Fn(&mut KeyCertificate)| {
         let mut certificate = good("release", 50);
@@ -257,11 +189,43 @@ fn missing_votes_are_not_believed_but_waited_for() {
 }
 
 #[test]
-fn a_membership_that_cannot_be_followed_is_refused() {
+fn an_id_counts_only_where_a_version_is_certified() {
+    assert_eq!(Trust::certified_id(&verified(50, KeyState::Active)), Ok(KeyId::from_bytes([50; 32])));
+    let not_yet = view(KeyCertificate { heads: BTreeMap::new(), ..good("release", 50) });
+    // The id of another key, without the certificate that would give the lie away.
+    let mut another = KeyView { id: KeyId::from_bytes([51; 32]), ..view(good("release", 50)) };
+    another.versions.iter_mut().for_each(|version| version.certificate = None);
+    for uncertified in [not_yet, another] {
+        let key = trust().check_key(uncertified, 1, 1).unwrap();
+        let refusal = Trust::certified_id(&key).unwrap_err();
+        assert_eq!(refusal.code, ErrorCode::WrongState);
+        assert!(refusal.message.contains("`release`"), "{refusal}");
+    }
+    let mut caught = view(good("release", 50));
+    caught.id = KeyId::from_bytes([51; 32]);
+    refused(caught);
+}
+
+#[test]
+fn a_membership_that_was_seen_here_is_not_gone_back_behind() {
     let directory = tempfile::tempdir().unwrap();
-    let trust = Trust::new(genesis(), Some(directory.path())).unwrap();
-    trust.write_membership(1);
-    let error = Trust::new(genesis(), Some(directory.path())).unwrap_err();
-    assert_eq!(error.code(), ErrorCode::VersionUnknown);
-    assert!(Trust::new(genesis(), None).is_ok());
+    let trust = || Trust::new(genesis(), Some(directory.path()));
+    assert_eq!((trust().behind(), trust().membership().version), (None, 0));
+    trust().write(VERSION_FILE, "1\n");
+    assert_eq!(trust().behind(), Some(1), "no link leads there yet");
+    trust().write(LINKS_FILE, "symbolon-ticket-v1\nno links\n");
+    assert_eq!((trust().behind(), trust().membership().version), (Some(1), 0));
+    assert_eq!(Trust::new(genesis(), None).behind(), None);
+}
+
+#[test]
+fn a_certificate_of_a_membership_that_is_not_known_may_be_good_later() {
+    let trust = trust();
+    let mut certificate = good("release", 50);
+    certificate.core.membership = 1;
+    certificate.activation.head.membership = 1;
+    let core = &certificate.core;
+    let refusal = trust.check_certificate(&certificate, &core.key, &core.name, core.version).unwrap_err();
+    assert!(is_newer(&refusal) && is_incomplete(&refusal), "{refusal}");
+    assert_eq!(refusal.details.get(MEMBERSHIP), Some(&Detail::Number(1)));
 }

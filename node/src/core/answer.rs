@@ -5,23 +5,27 @@ use std::sync::atomic::Ordering;
 
 use openraft::alias::{SnapshotOf, VoteOf};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest};
-use symbolon_protocol::entry::Payload;
+use symbolon_protocol::entry::{Entry, LogEntry, Payload};
 use symbolon_protocol::error::{ErrorCode, Refusal};
 use symbolon_protocol::generate::{Vote, message};
 use symbolon_protocol::history::Head;
 use symbolon_protocol::id::{BootId, NodeId};
 use symbolon_protocol::identity::{Domain, Signature};
 use symbolon_protocol::limits;
+use symbolon_protocol::outcome::Outcome;
 use symbolon_protocol::peer::{PeerStatus, RaftAnswer, RaftCall, WorkAnswer, WorkCall};
+use symbolon_protocol::redistribute::vote;
 use symbolon_protocol::schema::replicated;
+use symbolon_protocol::state::members::VoterSets;
 use symbolon_protocol::state::records::{self, OperationRecord};
-use symbolon_protocol::state::{operation_id, unknown_client};
-use symbolon_protocol::table::read;
+use symbolon_protocol::state::{self, Applied, operation_id, unknown_client};
+use symbolon_protocol::table::{Overlay, Tables, read};
 use symbolon_protocol::wire::{Bytes, decode, encode};
 
 use super::boots::{BootRefused, PeerBoots};
 use super::checkpoint::{Checkpoint, Checkpoints, Shelf};
-use super::door::{Barred, DoorState};
+use super::door::{Barred, DoorState, may_stand};
+use super::members::Membership;
 use super::raft_log::{pack, unpack};
 use super::raft_state::SnapshotHandle;
 use super::types::{Lane, NodeTypes, RaftVote, Surroundings, Transport};
@@ -38,13 +42,21 @@ pub(crate) struct Incoming {
     bytes: u64,
     /// The last key so far: keys ascend.
     last: Vec<u8>,
+    /// When it last went on, milliseconds since 1970.
+    touched_ms: u64,
 }
+
+/// A checkpoint that is coming in and has not gone on for so long gives way to another node's, milliseconds.
+const INCOMING_MS: u64 = 10_000;
 
 /// Chunks of the largest checkpoint.
 const CHUNKS: u64 = limits::SNAPSHOT_BYTES / (limits::SNAPSHOT_CHUNK_BYTES as u64 / 2) + 1;
 
 /// The largest call that carries a message of a generation, bytes.
 const GENERATE_BYTES: usize = message::MESSAGE_BYTES + 8;
+
+/// The largest call that carries a subshare of a redistribution, bytes.
+const SUBSHARE_BYTES: usize = vote::MESSAGE_BYTES + 8;
 
 fn refusal(code: ErrorCode, message: impl Into<String>) -> Refusal {
     Refusal::new(code, message)
@@ -72,6 +84,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
     }
 
     async fn answer_work(&self, from: NodeId, call: &[u8]) -> Result<WorkAnswer, Refusal> {
+        let _open = self.0.counters.answers_open.enter();
         match decode::<WorkCall>(call)? {
             WorkCall::Status => Ok(WorkAnswer::Status(self.own_status())),
             WorkCall::NewStore => Ok(WorkAnswer::NewStore(self.new_store()?)),
@@ -96,10 +109,27 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
                 self.hear_ceremony(from, message).await;
                 Ok(WorkAnswer::Taken)
             }
-            WorkCall::SignRound1(round1) => Ok(WorkAnswer::Commitments(self.sign_round1(from, round1)?)),
+            WorkCall::Subshare(_) if call.len() > SUBSHARE_BYTES => {
+                Err(refusal(ErrorCode::TooLarge, "a subshare is larger than any can be"))
+            }
+            WorkCall::Subshare(message) => {
+                self.hear_subshare(from, message);
+                Ok(WorkAnswer::Taken)
+            }
+            WorkCall::SignRound1(round1) => Ok(WorkAnswer::Commitments(self.sign_round1(from, round1).await?)),
             WorkCall::SignRound2(round2) => Ok(WorkAnswer::Shares(self.sign_round2(from, round2).await?)),
             WorkCall::Checkpoint { head, signature } => {
                 Ok(WorkAnswer::Checkpoint(self.take_checkpoint_signature(from, &head, signature)?))
+            }
+            WorkCall::Chain { after } => Ok(WorkAnswer::Chain(self.links_after(after)?)),
+            // Whoever left, or lost its store, counts for nobody's lease.
+            WorkCall::Position(_) if !self.admitted() => {
+                Err(refusal(ErrorCode::Quarantined, "this node takes no part in the cluster"))
+            }
+            WorkCall::Position(question) => Ok(WorkAnswer::Position(self.answer_position(question).await?)),
+            WorkCall::Withdrawn(request) => {
+                self.withhold(&request)?;
+                Ok(WorkAnswer::Taken)
             }
         }
     }
@@ -118,7 +148,27 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
             Payload::Start(certificate) => Ok(certificate.check(&self.0.genesis)?),
             Payload::Tick => Err(refusal(ErrorCode::PermissionDenied, "only a leader orders a tick")),
             Payload::Generate(vote) => self.check_vote(vote),
-            Payload::Witness(_) | Payload::Expire { .. } | Payload::Erased(_) => Ok(()),
+            Payload::Endorse(endorsement) => self.check_endorsement(endorsement),
+            Payload::Deal(_)
+            | Payload::Refresh { .. }
+            | Payload::Witness(_)
+            | Payload::Expire { .. }
+            | Payload::Erased(_)
+            | Payload::Need(_)
+            | Payload::Supports(_) => self.rehearse(payload),
+        }
+    }
+
+    /// Applies a payload to nothing: what would be refused does not get a place in the log, where it would stay for ever.
+    fn rehearse(&self, payload: &Payload) -> Result<(), Refusal> {
+        let tables = self.tables();
+        let mut overlay = Overlay::new(&tables);
+        let entry = encode(&Entry { time_ms: self.now_ms(), payload: payload.clone() });
+        let index = self.applied_index().map_or(0, |index| index.saturating_add(1));
+        match state::apply(&mut overlay, &self.0.genesis, index, LogEntry::Normal(&entry)) {
+            Ok(Applied { outcome: Outcome::Refused(refusal), .. }) => Err(refusal),
+            // While this node applies an entry, a rehearsal may see half of it: the log decides.
+            Ok(_) | Err(_) => Ok(()),
         }
     }
 
@@ -141,6 +191,8 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
             applied_index: self.applied_index().unwrap_or(0),
             release: env!("CARGO_PKG_VERSION").to_owned(),
             boot: self.0.boot,
+            state_version: self.0.state_version,
+            time_ms: self.now_ms(),
         }
     }
 
@@ -160,9 +212,12 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
 
     fn door(&self) -> DoorState {
         let id = |node: &NodeId| u64::from(node.get());
+        let membership = self.membership();
         DoorState {
-            voters: self.0.genesis.voters().iter().map(id).collect(),
-            members: self.0.genesis.members.keys().map(id).collect(),
+            voters: membership.candidates().iter().map(id).collect(),
+            // Also those who left since: the log that a new node is given begins before that.
+            members: membership.peers().keys().chain(&membership.applied).map(id).collect(),
+            sets: numbers(&membership.sets),
             term: self.metrics(|m| m.current_term),
             now_ms: self.now_ms(),
             // Raft's own word, not the core's, which may lag behind it.
@@ -199,7 +254,11 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
                 let answer = self.0.raft.pre_vote(rpc).await.map_err(|e| stopped(&e))?;
                 Ok(RaftAnswer::Raft(Bytes(pack(&answer).map_err(internal)?)))
             }
-            RaftCall::SnapshotBegin { meta, head, signatures } => self.snapshot_begin(from, &meta.0, head, &signatures),
+            RaftCall::SnapshotBegin { meta, head, signatures } => {
+                // Whose signatures count is the membership's word, and this node may be further behind than its last change.
+                self.learn_membership(from, head.membership).await?;
+                self.snapshot_begin(from, &meta.0, head, &signatures)
+            }
             RaftCall::SnapshotChunk { index, number, pairs } => self.snapshot_chunk(from, index, number, &pairs),
             RaftCall::SnapshotEnd { index, chunks } => self.snapshot_end(from, index, chunks).await,
         }
@@ -214,6 +273,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
             }
             Err(Barred::Rewrites { index }) => {
                 // Nothing of it reaches Raft. Stopping would let any one member stop every node.
+                self.0.counters.blame.count(from);
                 tracing::error!(peer = %from, index, "a peer sends another entry for an index that was applied here");
                 Err(refusal(ErrorCode::PeerMisbehaved, "what was applied is not rewritten"))
             }
@@ -232,7 +292,10 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
             unpack(meta).map_err(|e| refusal(ErrorCode::InvalidArgument, e.to_string()))?;
         let door = self.door();
         self.pass(from, door.check_checkpoint(from, &vote, &checkpoint))?;
-        let voters = self.0.genesis.voters();
+        let voters = self.voters_of(head.membership).map_err(|e| self.fail(&e))?;
+        let Some(voters) = voters else {
+            return Err(refusal(ErrorCode::NotFresh, "a checkpoint under a membership that this node does not know"));
+        };
         if signatures.len() > voters.len() || checkpoint.chunks > CHUNKS {
             return Err(refusal(
                 ErrorCode::TooLarge,
@@ -241,7 +304,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         }
         let payload = encode(&head);
         let verifies = |node: &NodeId, signature: &Signature| {
-            let key = self.member_key(*node).filter(|_| voters.contains(node));
+            let key = voters.get(node);
             key.is_some_and(|key| key.verifies(Domain::Head, &self.0.cluster, &payload, signature))
         };
         let signers: BTreeSet<NodeId> =
@@ -253,9 +316,15 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
                 "a checkpoint without the heads of a majority is not taken",
             ));
         }
+        let touched_ms = self.now_ms();
+        let other = lock(&self.0.incoming).as_ref().filter(|other| other.from != from).map(|other| other.touched_ms);
+        if other.is_some_and(|at| touched_ms.saturating_sub(at) < INCOMING_MS) {
+            return Err(refusal(ErrorCode::Overloaded, "a checkpoint of another node is coming in"));
+        }
         let checkpoints = Checkpoints::new(self.0.store.clone());
         checkpoints.clear_incoming().map_err(|e| self.fail(&e))?;
-        *lock(&self.0.incoming) = Some(Incoming { from, vote, checkpoint, head, next: 0, bytes: 0, last: Vec::new() });
+        let (next, bytes, last) = (0, 0, Vec::new());
+        *lock(&self.0.incoming) = Some(Incoming { from, vote, checkpoint, head, next, bytes, last, touched_ms });
         Ok(RaftAnswer::Taken)
     }
 
@@ -282,6 +351,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
             return Err(refusal(ErrorCode::TooLarge, "the checkpoint is too large"));
         }
         expected.next += 1;
+        expected.touched_ms = self.now_ms();
         let checkpoints = Checkpoints::new(self.0.store.clone());
         checkpoints.put_chunk(Shelf::Incoming, index, number, pairs).map_err(|e| self.fail(&e))?;
         Ok(RaftAnswer::Taken)
@@ -294,10 +364,11 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
             return Err(refusal(ErrorCode::PeerMisbehaved, "the checkpoint is not complete"));
         };
         let checkpoints = Checkpoints::new(self.0.store.clone());
-        if !checkpoints.check_incoming(&incoming.head, chunks).map_err(|e| self.fail(&e))? {
+        let Some(rows) = checkpoints.check_incoming(&incoming.head, chunks).map_err(|e| self.fail(&e))? else {
             tracing::error!(peer = %from, index, "a peer sent a checkpoint that is not the one the voters signed");
             return Err(refusal(ErrorCode::PeerMisbehaved, "the checkpoint is not the one that the voters signed"));
-        }
+        };
+        self.pass(from, check_checkpoint_membership(&rows, &incoming.checkpoint))?;
         let snapshot = SnapshotOf::<C, SnapshotHandle> {
             meta: incoming.checkpoint.meta::<C>(),
             snapshot: SnapshotHandle { shelf: Shelf::Incoming, checkpoint: incoming.checkpoint },
@@ -315,7 +386,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
 
     /// Signs the head of a checkpoint that this node made, and tells it to everybody.
     pub(crate) fn sign_checkpoint(&self, head: &Head) -> Result<(), symbolon_protocol::table::StoreFault> {
-        if self.is_voter(self.0.me) {
+        if self.voters_of(head.membership)?.is_some_and(|voters| voters.contains_key(&self.0.me)) {
             let signature = self.0.identity.sign(Domain::Head, &self.0.cluster, &encode(head));
             Checkpoints::new(self.0.store.clone()).add_signature(head.index, self.0.me, signature)?;
             self.0.wake.notify_one();
@@ -334,10 +405,9 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         let current = checkpoints.current().map_err(|e| refusal(ErrorCode::StorageFailed, e.to_string()))?;
         let own = current.and_then(|c| c.head().ok()).filter(|own| own.index == head.index);
         let Some(own) = own else { return Ok(None) };
-        let verifies = self.is_voter(from)
-            && self
-                .member_key(from)
-                .is_some_and(|k| k.verifies(Domain::Head, &self.0.cluster, &encode(head), &signature));
+        let voters = self.voters_of(head.membership).map_err(|e| self.fail(&e))?.unwrap_or_default();
+        let verifies =
+            voters.get(&from).is_some_and(|key| key.verifies(Domain::Head, &self.0.cluster, &encode(head), &signature));
         if !verifies {
             return Err(refusal(ErrorCode::PeerMisbehaved, "a head that its sender did not sign"));
         }
@@ -348,6 +418,24 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         checkpoints.add_signature(head.index, from, signature).map_err(|e| self.fail(&e))?;
         let all = checkpoints.signatures(head.index).map_err(|e| self.fail(&e))?;
         Ok(all.get(&self.0.me).copied())
+    }
+}
+
+/// Sets of voters as Raft numbers nodes.
+fn numbers(sets: &VoterSets) -> Vec<BTreeSet<u64>> {
+    sets.numbers().iter().map(|set| set.iter().map(|id| u64::from(id.get())).collect()).collect()
+}
+
+/// Whether Raft's membership in a checkpoint is one that the state in it allows. The state was checked, what comes beside it not.
+fn check_checkpoint_membership(rows: &impl Tables, checkpoint: &Checkpoint) -> Result<(), Barred> {
+    let refused = |what: String| Barred::Refused(refusal(ErrorCode::PeerMisbehaved, what));
+    let membership =
+        Membership::read(rows).map_err(|fault| refused(format!("a checkpoint without members: {fault}")))?;
+    let members: BTreeSet<u64> = membership.peers().keys().map(|id| u64::from(id.get())).collect();
+    if may_stand(checkpoint.membership.membership(), &numbers(&membership.sets), &members) {
+        Ok(())
+    } else {
+        Err(refused("a checkpoint with voters for whom no administrator signed".to_owned()))
     }
 }
 

@@ -40,11 +40,11 @@ fn patience(phase: Phase) -> Duration {
 }
 
 /// Between two repetitions of everything that was said.
-const RESEND: Duration = Duration::from_millis(300);
+pub(crate) const RESEND: Duration = Duration::from_millis(300);
 /// Messages that may wait for the task.
-const INBOX: usize = 256;
+pub(crate) const INBOX: usize = 256;
 /// Messages of one peer for attempts that this node has not heard of yet; the oldest go first.
-const EARLY: usize = 64;
+pub(crate) const EARLY: usize = 64;
 
 impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
     /// Gives a message to the attempt it belongs to. An attempt that this node has not heard of yet is repeated to it later.
@@ -114,7 +114,8 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
             // What this node knew before it restarted is gone: the attempt cannot succeed.
             Err(StartRefused::Own(VoteRefused::Begun)) => {
                 let report = FaultReport::new(FaultKind::Restarted, []);
-                self.vote_in_background(Vote::fault(&ceremony, self.0.me, report, &self.0.identity));
+                let vote = Vote::fault(&ceremony, self.0.me, report, &self.0.identity);
+                self.order_in_background(Payload::Generate(vote));
                 return Ok(());
             }
             Err(refused) => {
@@ -130,6 +131,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
             if machine.waiting_for().0 == Phase::Ended {
                 return Ok(());
             }
+            self.note_progress(&ceremony, &machine);
             match C::timeout(RESEND, heard.recv()).await {
                 // The sender is dropped when the log has decided.
                 Ok(None) => {
@@ -169,7 +171,8 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
             for effect in sealed.release(&receipt) {
                 match effect {
                     Effect::Send { to, message } => {
-                        let called = self.0.transport.call(to, super::types::Lane::Work, work_bytes(&message));
+                        let bytes = work_bytes(WORK_CALL_GENERATE, &message.to_bytes());
+                        let called = self.0.transport.call(to, super::types::Lane::Work, bytes);
                         // Whether it arrives is not asked: everything is repeated until the log decides.
                         let patience = self.0.timing.call;
                         let _task = C::spawn(async move { drop(C::timeout(patience, called).await) });
@@ -181,17 +184,17 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
                         machine = advance.next;
                         steps.push_back(advance.step);
                     }
-                    Effect::Propose(vote) => self.vote_in_background(vote),
+                    Effect::Propose(vote) => self.order_in_background(Payload::Generate(vote)),
                 }
             }
         }
         Ok(machine)
     }
 
-    fn vote_in_background(&self, vote: Vote) {
+    /// Has a vote ordered; whoever waits for it repeats it.
+    pub(crate) fn order_in_background(&self, payload: Payload) {
         let core = self.clone();
         let _task = C::spawn(async move {
-            let payload = Payload::Generate(vote);
             match core.propose(&payload, Duration::from_secs(5)).await {
                 Ok((index, outcome)) => tracing::debug!(index, ?outcome, "a vote was ordered"),
                 Err(refusal) => tracing::debug!(%refusal, "a vote was not ordered"),
@@ -200,14 +203,12 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
     }
 }
 
-/// A call without a copy of the message's secret body in our own types.
-fn work_bytes(message: &SignedMessage) -> Vec<u8> {
-    // The encoding of `WorkCall::Generate` is its tag before the message.
-    let stand_alone = message.to_bytes();
+/// A call without a copy of the message's secret body in our own types: its encoding is a tag before the message.
+pub(crate) fn work_bytes(tag: u8, stand_alone: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(stand_alone.len() + 1);
     let (version, body) = stand_alone.split_at(stand_alone.len().min(1));
     bytes.extend_from_slice(version);
-    bytes.push(WORK_CALL_GENERATE);
+    bytes.push(tag);
     bytes.extend_from_slice(body);
     bytes
 }

@@ -12,13 +12,14 @@ use symbolon_protocol::history::Head;
 use symbolon_protocol::id::{Digest, NodeId};
 use symbolon_protocol::identity::Signature;
 use symbolon_protocol::limits;
-use symbolon_protocol::state::StreamDigest;
+use symbolon_protocol::schema::replicated as schema;
+use symbolon_protocol::state::{StreamDigest, members};
 use symbolon_protocol::table::{Pair, StoreFault, Tables};
 use symbolon_protocol::wire::{Bytes, decode, encode};
 
 use super::raft_log::{io_fault, pack, unpack};
 use super::types::{NodeTypes, RaftLogId, RaftMembership};
-use crate::store::{Batch, Change, Column, Store};
+use crate::store::{Batch, Change, Column, StateTables, Store};
 
 const CURRENT: &[u8] = b"m";
 const INCOMING: &[u8] = b"i";
@@ -69,6 +70,9 @@ pub(crate) struct Checkpoints<S> {
 }
 
 type Chunk = Vec<(Bytes, Bytes)>;
+
+/// Rows of the tables.
+pub(crate) type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
 
 impl<S: Store> Checkpoints<S> {
     pub(crate) fn new(store: S) -> Self {
@@ -142,20 +146,26 @@ impl<S: Store> Checkpoints<S> {
         ]))
     }
 
-    /// Reads an incoming checkpoint whole and checks that it is what the head says: ascending keys, the right digest.
-    pub(crate) fn check_incoming(&self, head: &Head, chunks: u64) -> Result<bool, StoreFault> {
+    /// Reads an incoming checkpoint whole and checks that it is what the head says: ascending keys, the right digest. Gives the
+    /// rows of the membership in it; none when it is something else.
+    pub(crate) fn check_incoming(&self, head: &Head, chunks: u64) -> Result<Option<Rows>, StoreFault> {
         let mut digest = StreamDigest::default();
+        let mut rows = Rows::new();
         let mut last: Option<Vec<u8>> = None;
         for number in 0..chunks {
             for (key, value) in self.chunk(Shelf::Incoming, head.index, number)? {
                 if last.as_ref().is_some_and(|last| *last >= key.0) {
-                    return Ok(false);
+                    return Ok(None);
                 }
                 digest.add(&key.0, &value.0);
+                if [schema::CLUSTER, schema::MEMBERS, schema::VOTER_SETS].iter().any(|prefix| key.0.starts_with(prefix))
+                {
+                    rows.insert(key.0.clone(), value.0);
+                }
                 last = Some(key.0);
             }
         }
-        Ok(head.state == Some(digest.finish()))
+        Ok((head.state == Some(digest.finish())).then_some(rows))
     }
 
     /// Signatures over the head of a checkpoint.
@@ -164,6 +174,12 @@ impl<S: Store> Checkpoints<S> {
             Some(bytes) => Ok(decode(&bytes)?),
             None => Ok(BTreeMap::new()),
         }
+    }
+
+    /// How many voters there were at a version of the membership.
+    pub(crate) fn voters_at(&self, version: u64) -> Result<Option<usize>, StoreFault> {
+        let voters = members::voters_at(&StateTables(self.store.clone()), version)?;
+        Ok(voters.map(|voters| voters.len()))
     }
 
     /// Adds a signature that was checked.

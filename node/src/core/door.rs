@@ -3,6 +3,13 @@
 //! Raft believes its sender. So the sender must be who the channel says, a voter by the admin-signed membership, not far ahead
 //! in its term; a membership entry must be one that an administrator signed for; nothing that was applied may be replaced.
 
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+pub(crate) mod bench;
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests_append;
+
 use std::collections::BTreeSet;
 
 use openraft::raft::{AppendEntriesRequest, VoteRequest};
@@ -18,10 +25,12 @@ use super::types::{NodeTypes, RaftEntry, RaftLogId, RaftVote};
 
 /// What the door knows of this node.
 pub(crate) struct DoorState {
-    /// Voters by the admin-signed membership.
+    /// Who may lead or ask for a vote, by the admin-signed membership and its last change.
     pub(crate) voters: BTreeSet<u64>,
-    /// All members by it.
+    /// All members by it, with the voters that leave.
     pub(crate) members: BTreeSet<u64>,
+    /// The sets of voters that Raft may have: those before and after changes that this node has applied.
+    pub(crate) sets: Vec<BTreeSet<u64>>,
     /// This node's term.
     pub(crate) term: u64,
     /// This node's clock.
@@ -119,17 +128,8 @@ impl DoorState {
         let fits = vote.committed
             && self.is_in_reach(last, vote)
             && newer
-            && membership.is_none_or(|at| at.index <= last.index && orderly(at, last))
-            && self.is_ours(checkpoint.membership.membership());
+            && membership.is_none_or(|at| at.index <= last.index && orderly(at, last));
         if fits { Ok(()) } else { Err(refused("a checkpoint that does not fit this node's log")) }
-    }
-
-    /// Whether a membership is the one that administrators signed, whole: Raft looks every voter up among its nodes.
-    pub(crate) fn is_ours(&self, membership: &Membership<u64, EmptyNode>) -> bool {
-        let nodes: BTreeSet<u64> = membership.nodes().map(|(id, _)| *id).collect();
-        matches!(membership.get_joint_config().as_slice(), [voters] if *voters == self.voters)
-            && nodes.is_superset(&self.voters)
-            && nodes.is_subset(&self.members)
     }
 
     /// Checks an append and cuts off what may not enter. `local` gives the log id that this node has at an index. When
@@ -149,9 +149,15 @@ impl DoorState {
             }
             self.check_applied(entry.log_id, &local)?;
         }
-        let good = rpc.entries.iter().take_while(|entry| self.may_enter(entry)).count();
-        if good == 0 && !rpc.entries.is_empty() {
-            return Err(refused("the next entry has no right to be there, or its time is too far ahead"));
+        // What was applied here had its right when it came; a signed change since then may have taken it.
+        let was_applied = |entry: &RaftEntry| self.applied.is_some_and(|applied| entry.log_id.index <= applied.index);
+        let good = rpc.entries.iter().take_while(|entry| was_applied(entry) || self.may_enter(entry)).count();
+        if let (0, Some(next)) = (good, rpc.entries.first()) {
+            let what = format!("entry {} has no right to be there, or its time is too far ahead", next.log_id.index);
+            return Err(refused(match &next.payload {
+                EntryPayload::Membership(membership) => format!("{what}: the members {membership}"),
+                EntryPayload::Blank | EntryPayload::Normal(_) => what,
+            }));
         }
         let cut = good < rpc.entries.len();
         rpc.entries.truncate(good);
@@ -181,9 +187,25 @@ impl DoorState {
                 let ahead = decode::<Entry>(&bytes.0).map(|e| e.time_ms.saturating_sub(self.now_ms));
                 bytes.0.len() <= limits::ENTRY_BYTES && ahead.is_ok_and(|ms| ms <= limits::ENTRY_AHEAD_MS)
             }
-            EntryPayload::Membership(membership) => self.is_ours(membership),
+            EntryPayload::Membership(membership) => may_stand(membership, &self.sets, &self.members),
         }
     }
+}
+
+/// Whether a membership of Raft is one that administrators signed: a set of voters that it may have, or two of them as a joint
+/// configuration. Whole, since Raft looks every voter up among its nodes, and without strangers.
+pub(crate) fn may_stand(
+    membership: &Membership<u64, EmptyNode>,
+    sets: &[BTreeSet<u64>],
+    members: &BTreeSet<u64>,
+) -> bool {
+    let nodes: BTreeSet<u64> = membership.nodes().map(|(id, _)| *id).collect();
+    let signed = match membership.get_joint_config().as_slice() {
+        [one] => sets.contains(one),
+        [one, other] => one != other && sets.contains(one) && sets.contains(other),
+        _ => false,
+    };
+    signed && membership.voter_ids().all(|id| nodes.contains(&id)) && nodes.is_subset(members)
 }
 
 #[cfg(test)]
@@ -206,6 +228,7 @@ mod tests {
         DoorState {
             voters: BTreeSet::from([1, 2, 3]),
             members: BTreeSet::from([1, 2, 3, 4]),
+            sets: vec![BTreeSet::from([1, 2, 3])],
             term: 5,
             now_ms: 1_000_000,
             applied: Some(id(5, 3)),
@@ -267,6 +290,45 @@ mod tests {
         }
     }
 
+    fn joint(sets: &[&[u64]], nodes: &[u64]) -> crate::core::types::RaftPayload {
+        let nodes: BTreeMap<u64, EmptyNode> = nodes.iter().map(|id| (*id, EmptyNode {})).collect();
+        let sets = sets.iter().map(|set| set.iter().copied().collect()).collect();
+        EntryPayload::Membership(Membership::new(sets, nodes).unwrap())
+    }
+
+    #[test]
+    fn the_steps_of_a_signed_change_pass_and_no_others() {
+        // Applied: node 4 takes the place of node 1; Raft has the voters from before.
+        let (before, after) = (BTreeSet::from([1u64, 2, 3]), BTreeSet::from([2u64, 3, 4]));
+        let changing = || DoorState { sets: vec![before.clone(), after.clone()], ..door() };
+        let passes = |payload| {
+            changing().check_append(node(2), &mut append(2, 5, vec![entry(4, payload)]), |_| Ok(None)).is_ok()
+        };
+        assert!(passes(joint(&[&[1, 2, 3]], &[1, 2, 3, 4])), "with the new one as a learner");
+        assert!(passes(joint(&[&[1, 2, 3], &[2, 3, 4]], &[1, 2, 3, 4])));
+        assert!(passes(joint(&[&[2, 3, 4]], &[2, 3, 4])));
+        assert!(passes(joint(&[&[2, 3, 4], &[1, 2, 3]], &[1, 2, 3, 4])), "the way back");
+        assert!(!passes(joint(&[&[1, 2, 3, 4]], &[1, 2, 3, 4])));
+        assert!(!passes(joint(&[&[1, 2, 3], &[1, 2, 3, 4]], &[1, 2, 3, 4])));
+        assert!(!passes(joint(&[&[1, 2, 3]], &[1, 2, 3, 9])), "a stranger as a learner");
+        // Before the change is applied here only its own set passes; the entries before it are taken.
+        let mut early =
+            append(2, 5, vec![entry(4, normal(1)), entry(5, joint(&[&[1, 2, 3], &[2, 3, 4]], &[1, 2, 3, 4]))]);
+        assert_eq!(door().check_append(node(2), &mut early, |_| Ok(None)).unwrap(), Some(id(5, 4)));
+        // Once Raft has moved there is no way back.
+        let moved = DoorState { sets: vec![after.clone()], ..door() };
+        let mut back = append(2, 5, vec![entry(4, joint(&[&[1, 2, 3]], &[1, 2, 3, 4]))]);
+        assert!(moved.check_append(node(2), &mut back, |_| Ok(None)).is_err());
+    }
+
+    #[test]
+    fn who_left_leads_no_more() {
+        let left = DoorState { voters: BTreeSet::from([2, 3, 4]), ..door() };
+        assert!(left.check_append(node(1), &mut append(1, 5, vec![]), |_| Ok(None)).is_err());
+        assert!(left.check_vote(node(1), &VoteRequest::<Types>::new(Vote::new(6, 1), None)).is_err());
+        assert!(left.check_vote(node(4), &VoteRequest::<Types>::new(Vote::new(6, 4), None)).is_ok());
+    }
+
     #[test]
     fn an_entry_from_the_future_does_not_pass() {
         let ahead = 1_000_000 + limits::ENTRY_AHEAD_MS;
@@ -299,7 +361,7 @@ mod tests {
         let bytes =
             crate::core::raft_log::pack(&(vec![BTreeSet::from([1u64, 2, 3])], BTreeMap::<u64, EmptyNode>::new()));
         let bare: Membership<u64, EmptyNode> = crate::core::raft_log::unpack(&bytes.unwrap()).unwrap();
-        assert!(!door().is_ours(&bare));
+        assert!(!may_stand(&bare, &door().sets, &door().members));
         let mut alone = append(1, 5, vec![entry(4, EntryPayload::Membership(bare))]);
         assert!(door().check_append(node(1), &mut alone, |_| Ok(None)).is_err());
     }

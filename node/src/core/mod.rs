@@ -5,53 +5,69 @@
 //!
 //! - [`raft_log`], [`raft_state`], [`checkpoint`], [`raft_net`], [`door`]: Raft and what is checked before it.
 //! - [`propose`]: getting entries ordered, and reading what is certainly current.
+//! - [`members`]: who belongs to the cluster, and how Raft follows.
 //! - [`answer`]: what this node answers its peers; [`start`]: the start rule; [`boots`]: who came back from the past.
 //! - [`reconcile`]: making this node's own part of the replicated state true; [`ceremony`]: one attempt of a generation.
-//! - [`signing`], [`usage`]: how a signature comes about, and the log of it.
+//! - [`signing`], [`usage`], [`blames`]: how a signature comes about, the log of it, and what is proved against others.
+//! - [`lease`], [`barrier`]: knowing that one's state is current, and taking rights away.
 //! - [`request`]: what clients are answered.
+//! - [`vitals`]: how the node is; [`doctor`] judges it, [`series`] shows it to Prometheus.
 
 pub mod answer;
+pub mod barrier;
+pub mod blames;
 pub mod boots;
 pub mod ceremony;
 pub mod checkpoint;
+pub mod doctor;
 pub mod door;
+pub mod lease;
+pub mod members;
+pub mod operations;
 pub mod propose;
 pub mod raft_log;
 pub mod raft_net;
 pub mod raft_state;
 pub mod reconcile;
+pub mod redistribution;
 pub mod request;
+pub mod series;
 pub mod shares;
 pub mod signing;
 pub mod start;
 pub mod types;
 pub mod usage;
+pub mod vitals;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use openraft::type_config::TypeConfigExt as _;
-use openraft::type_config::alias::InstantOf;
 use openraft::{Config, Raft, SnapshotPolicy};
 use symbolon_protocol::contribute::Standing;
 use symbolon_protocol::error::{ErrorCode, Refusal};
 use symbolon_protocol::genesis::{Genesis, MemberRole};
 use symbolon_protocol::id::{BootId, ClusterId, Digest, KeyId, KeyVersion, NodeId};
 use symbolon_protocol::identity::{Identity, PublicKey};
-use symbolon_protocol::peer::PeerStatus;
+use symbolon_protocol::membership::Followed;
 use symbolon_protocol::sign::holder::Holder;
+use symbolon_protocol::state::view::OperationPhase;
 use symbolon_protocol::table::StoreFault;
 use tokio::sync::{mpsc, watch};
 
+use crate::metrics::Counters;
 use crate::store::{StateTables, Store};
+use blames::Blames;
 use ceremony::Said;
+use members::Membership;
 use raft_log::RaftLog;
 use raft_net::RaftNetwork;
 use raft_state::{Event, StateMachine};
 use signing::LoadedKey;
 use types::{NodeTypes, Surroundings, Timing, Transport, Vault};
 use usage::UsageLog;
+use vitals::{Heard, KeptKeys};
 
 /// What a node is made of.
 pub struct Parts<T, S, E> {
@@ -67,7 +83,7 @@ pub struct Parts<T, S, E> {
     pub store: S,
     /// The way to its peers.
     pub transport: T,
-    /// Clock and entropy.
+    /// Clock, entropy, and the machine.
     pub surroundings: E,
     /// Where its shares rest.
     pub vault: Box<dyn Vault>,
@@ -75,6 +91,8 @@ pub struct Parts<T, S, E> {
     pub timing: Timing,
     /// Largest usage log, bytes.
     pub usage_bytes: u64,
+    /// The highest state version by whose rules this program can apply.
+    pub state_version: u32,
 }
 
 /// A node.
@@ -89,14 +107,22 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Clone for Core<C, T,
 /// By client and key: the generation of the state in which it was looked up, and what was found.
 type Standings = BTreeMap<([u8; 32], Option<KeyId>), (u64, Arc<Standing>)>;
 
-type Heard<C> = BTreeMap<NodeId, (PeerStatus, InstantOf<C>)>;
-
 pub(crate) struct Inner<C: NodeTypes, T, S: Store, E> {
     pub(crate) me: NodeId,
     pub(crate) identity: Arc<Identity>,
     pub(crate) genesis: Arc<Genesis>,
+    /// Who is a member, as far as this node knows.
+    pub(crate) membership: Mutex<Arc<Membership>>,
+    /// Changes of the membership that lead, or led, further than the replicated state.
+    pub(crate) chain: Mutex<Option<Followed>>,
+    /// Peers that are asked how they are.
+    pub(crate) watched: Mutex<BTreeSet<NodeId>>,
+    /// When a node without a leader last asked who the members are, milliseconds since 1970.
+    pub(crate) asked_for_members: AtomicU64,
     pub(crate) cluster: ClusterId,
     pub(crate) boot: BootId,
+    /// The highest state version by whose rules this program can apply.
+    pub(crate) state_version: u32,
     pub(crate) store: S,
     pub(crate) transport: T,
     pub(crate) surroundings: E,
@@ -109,11 +135,19 @@ pub(crate) struct Inner<C: NodeTypes, T, S: Store, E> {
     /// Wakes the reconciler.
     pub(crate) wake: tokio::sync::Notify,
     /// What peers said of themselves, and when.
-    pub(crate) heard: Mutex<Heard<C>>,
+    pub(crate) heard: Mutex<BTreeMap<NodeId, Heard<C>>>,
     /// Attempts that run here, by ceremony digest.
     pub(crate) ceremonies: Mutex<BTreeMap<Digest, mpsc::Sender<Said>>>,
     /// Messages of attempts that this node has not heard of yet.
     pub(crate) early: Mutex<VecDeque<Said>>,
+    /// Redistributions that run here.
+    pub(crate) moves: Mutex<redistribution::Moves>,
+    /// Subshares of redistributions that this node has not heard of yet.
+    pub(crate) early_subshares: Mutex<VecDeque<redistribution::Early>>,
+    /// Versions of which this node may lack a usable share, and when it may next ask for one, milliseconds since 1970.
+    pub(crate) needs: Mutex<BTreeMap<(KeyId, KeyVersion), u64>>,
+    /// How far generations are in which this node takes part, by ceremony digest.
+    pub(crate) progress: Mutex<BTreeMap<Digest, (OperationPhase, BTreeSet<NodeId>)>>,
     /// Versions whose activation this node has yet to witness.
     pub(crate) owed: Mutex<BTreeSet<(KeyId, KeyVersion)>>,
     /// The signing side of a holder.
@@ -125,6 +159,15 @@ pub(crate) struct Inner<C: NodeTypes, T, S: Store, E> {
     /// Generation of the state.
     pub(crate) generation: Arc<AtomicU64>,
     pub(crate) usage: UsageLog<S>,
+    /// The freshness lease.
+    pub(crate) keeper: lease::Keeper,
+    /// What takes rights away, and how far that is.
+    pub(crate) barriers: barrier::Barriers,
+    pub(crate) blames: Blames<S>,
+    /// What is counted.
+    pub(crate) counters: Counters,
+    /// Keys as their margins need them; looked up again when the state has changed and somebody asks.
+    pub(crate) kept: Mutex<Arc<KeptKeys>>,
     /// When the leader was last asked on behalf of a client that this node does not know.
     pub(crate) asked_for_stranger: AtomicU64,
     /// Whether Raft messages are accepted: the store is the certified one.
@@ -150,10 +193,13 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         let store = parts.store.clone();
         let generation = Arc::new(AtomicU64::new(0));
         let genesis = Arc::clone(&parts.genesis);
-        let machine = StateMachine::open(store.clone(), genesis, events, Arc::clone(&generation));
+        let machine = StateMachine::open(store.clone(), genesis, events, Arc::clone(&generation), parts.state_version);
         let machine = machine.map_err(|e| e.to_string())?;
         let applied = machine.applied_index();
+        let membership = Membership::read(&StateTables(store.clone())).map_err(|e| e.to_string())?;
         let log = RaftLog::new(store.clone());
+        let cluster = parts.genesis.cluster_id();
+        let keeper = lease::Keeper::open::<C, S>(parts.me, cluster, &store, log.clone()).await?;
         let voters = parts.genesis.voters().len();
         let append = parts.timing.heartbeat * 4;
         let network = RaftNetwork::new(parts.me, parts.transport.clone(), store.clone(), voters, append);
@@ -161,13 +207,20 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         let config = Arc::new(raft_config(&parts)?);
         let raft = Raft::<C, _>::new(id, config, network, log.clone(), machine).await.map_err(|e| e.to_string())?;
         let usage = UsageLog::open(store.clone(), parts.usage_bytes).map_err(|e| e.to_string())?;
+        let blames = Blames::new(store.clone());
+        let counters = Counters::new(parts.surroundings.now_ms());
         let inner = Inner {
             me: parts.me,
             identity: Arc::new(parts.identity),
-            cluster: parts.genesis.cluster_id(),
+            cluster,
             holder: Mutex::new(Holder::new(parts.boot)),
+            membership: Mutex::new(Arc::new(membership)),
+            chain: Mutex::default(),
+            watched: Mutex::default(),
+            asked_for_members: AtomicU64::new(0),
             genesis: parts.genesis,
             boot: parts.boot,
+            state_version: parts.state_version,
             store,
             transport: parts.transport,
             surroundings: parts.surroundings,
@@ -180,24 +233,32 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
             heard: Mutex::new(BTreeMap::new()),
             ceremonies: Mutex::new(BTreeMap::new()),
             early: Mutex::new(VecDeque::new()),
+            moves: Mutex::new(BTreeMap::new()),
+            early_subshares: Mutex::new(VecDeque::new()),
+            needs: Mutex::new(BTreeMap::new()),
+            progress: Mutex::new(BTreeMap::new()),
             owed: Mutex::new(BTreeSet::new()),
             keys: Mutex::new(BTreeMap::new()),
             standings: Mutex::new(BTreeMap::new()),
             generation,
             usage,
+            keeper,
+            barriers: barrier::Barriers::default(),
+            blames,
+            counters,
+            kept: Mutex::default(),
             asked_for_stranger: AtomicU64::new(0),
             admitted: AtomicBool::new(false),
             incoming: Mutex::new(None),
             fatal: watch::Sender::new(None),
         };
         let core = Self(Arc::new(inner));
-        core.recall_admission().map_err(|e| e.to_string())?;
+        core.follow_membership().map_err(|e| e.to_string())?;
         core.find_owed().map_err(|e| e.to_string())?;
+        core.measure_keys().map_err(|e| e.to_string())?;
         let _task = C::spawn(core.clone().follow_events(happened));
+        let _task = C::spawn(core.clone().keep_fresh());
         let _task = C::spawn(core.clone().reconcile_for_ever());
-        for node in core.others() {
-            let _task = C::spawn(core.clone().watch_peer(node));
-        }
         let _task = C::spawn(core.clone().found_cluster());
         let _task = C::spawn(core.clone().sweep_nonces());
         Ok(core)
@@ -245,6 +306,12 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         self.0.cluster
     }
 
+    /// What this node counts.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.0.counters
+    }
+
     /// The node's clock, milliseconds since 1970.
     #[must_use]
     pub fn clock_ms(&self) -> u64 {
@@ -282,35 +349,48 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         });
     }
 
+    /// Who is a member, by what was applied here.
+    pub(crate) fn membership(&self) -> Arc<Membership> {
+        Arc::clone(&lock(&self.0.membership))
+    }
+
+    pub(crate) fn voters(&self) -> BTreeSet<NodeId> {
+        self.membership().voters()
+    }
+
     pub(crate) fn member_key(&self, node: NodeId) -> Option<PublicKey> {
-        self.0.genesis.members.get(&node).map(|member| member.key)
+        self.membership().members.get(&node).map(|member| member.key)
     }
 
     pub(crate) fn others(&self) -> Vec<NodeId> {
-        self.0.genesis.members.keys().copied().filter(|id| *id != self.0.me).collect()
+        self.membership().members.keys().copied().filter(|id| *id != self.0.me).collect()
     }
 
     /// Name of a node, for messages to people.
     pub(crate) fn name_of(&self, node: NodeId) -> String {
-        self.0.genesis.members.get(&node).map_or_else(|| format!("node {node}"), |member| member.name.to_string())
+        self.membership().members.get(&node).map_or_else(|| format!("node {node}"), |member| member.name.to_string())
     }
 
     pub(crate) fn is_voter(&self, node: NodeId) -> bool {
-        self.0.genesis.members.get(&node).is_some_and(|member| member.role == MemberRole::Voter)
+        self.membership().members.get(&node).is_some_and(|member| member.role == MemberRole::Voter)
     }
 
     /// Takes what the state machine tells, in order.
     async fn follow_events(self, mut happened: mpsc::UnboundedReceiver<Event>) {
         while let Some(event) = happened.recv().await {
             match event {
-                Event::Applied { index, outcome, .. } => {
+                Event::Applied { index, outcome, placed, .. } => {
+                    // Before anybody hears of the index.
+                    placed.into_iter().for_each(|placed| self.remember_placed(placed));
                     self.note_applied(index, &outcome);
+                    self.lease_applied(index, Some(&outcome));
                 }
                 Event::Installed { index } => {
                     tracing::info!(index, "a checkpoint was taken in place of a log that is gone");
                     lock(&self.0.keys).clear();
                     self.0.applied.send_replace(Some(index));
-                    if let Err(fault) = self.find_owed() {
+                    self.lease_applied(index, None);
+                    if let Err(fault) = self.follow_membership().and_then(|()| self.find_owed()) {
                         self.fail(&fault);
                     }
                     self.0.wake.notify_one();

@@ -39,7 +39,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
     /// The leader, as long as it can be one: it is reachable, and so is a majority of the voters.
     #[must_use]
     pub fn believable_leader(&self) -> Option<NodeId> {
-        let voters = self.0.genesis.voters();
+        let voters = self.voters();
         let reachable = voters.iter().filter(|node| self.is_reachable(**node)).count();
         self.leader().filter(|leader| reachable > voters.len() / 2 && self.is_reachable(*leader))
     }
@@ -122,7 +122,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
 
     /// Why nothing can be ordered, with who is missing.
     pub(crate) fn no_quorum(&self) -> Refusal {
-        let voters = self.0.genesis.voters();
+        let voters = self.voters();
         let down: Vec<String> =
             voters.iter().filter(|id| !self.is_reachable(**id)).map(|id| self.name_of(*id)).collect();
         let needed = voters.len() / 2 + 1;
@@ -138,8 +138,8 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
     /// Waits until an index is applied here. False when it takes too long.
     pub(crate) async fn applied_at_least(&self, index: u64, patience: Duration) -> bool {
         let mut applied = self.0.applied.subscribe();
-        let wait = applied.wait_for(|at| at.is_some_and(|at| at >= index));
-        matches!(C::timeout(patience, wait).await, Ok(Ok(_)))
+        let wait = async move { applied.wait_for(|at| at.is_some_and(|at| at >= index)).await.is_ok() };
+        C::timeout(patience, wait).await.unwrap_or(false)
     }
 
     /// An index that was certainly committed when this was called, as the leader.
@@ -175,6 +175,13 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         C::timeout(patience, reached).await.unwrap_or(false)
     }
 
+    /// A refusal by a state that may be behind is no refusal by the cluster's.
+    pub(crate) fn may_lag(&self, refusal: &Refusal) -> Refusal {
+        let message =
+            format!("{} is catching up; by what it knows so far: {}", self.name_of(self.0.me), refusal.message);
+        Refusal::new(ErrorCode::NotFresh, message)
+    }
+
     /// Calls a peer on the work stream.
     ///
     /// # Errors
@@ -189,6 +196,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
     }
 
     pub(crate) async fn call_raw(&self, to: NodeId, call: Vec<u8>, patience: Duration) -> Result<WorkAnswer, String> {
+        let _open = self.0.counters.calls_open.enter();
         let called = C::timeout(patience, self.0.transport.call(to, Lane::Work, call)).await;
         let bytes = match called {
             Ok(Ok(bytes)) => bytes,

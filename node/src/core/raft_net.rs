@@ -1,5 +1,9 @@
 //! Raft's calls to peers, over the Raft stream.
 
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests;
+
 use std::future::Future;
 use std::time::Duration;
 
@@ -28,6 +32,7 @@ pub struct RaftNetwork<T, S> {
     transport: T,
     me: u64,
     checkpoints: Checkpoints<S>,
+    /// Voters of genesis.
     voters: usize,
     /// Deadline of an append: Raft's own is one heartbeat, too short for a batch on a busy machine.
     append: Duration,
@@ -41,11 +46,12 @@ impl<T: Transport, S: Store> RaftNetwork<T, S> {
 }
 
 impl<T, S> RaftNetwork<T, S> {
-    /// Whether a vote in an answer can be one: not far ahead, and no election that this node is said to have won.
+    /// Whether a vote in an answer can be one: not far ahead, and none of this node's own that is newer than the one that it
+    /// asks with, whether said to be won or only given. Older ones do come: whoever followed this node last holds such a vote.
     fn believes(&self, vote: &RaftVote, asked: &RaftVote) -> bool {
         let ahead = asked.leader_id.term.saturating_add(limits::TERM_AHEAD);
         let mine = vote.leader_id.voted_for == self.me;
-        vote.leader_id.term <= ahead && !(vote.committed && mine && vote != asked)
+        vote.leader_id.term <= ahead && (!mine || vote <= asked)
     }
 }
 
@@ -108,7 +114,8 @@ impl<T: Transport, S: Store> RaftPeer<T, S> {
         let index = checkpoint.last_log_id.index;
         let head = checkpoint.head().map_err(|e| failed(e.to_string()))?;
         let signatures = self.network.checkpoints.signatures(index).map_err(|e| failed(e.to_string()))?;
-        if signatures.len() <= self.network.voters / 2 {
+        let voters = self.network.checkpoints.voters_at(head.membership).map_err(|e| failed(e.to_string()))?;
+        if signatures.len() <= voters.unwrap_or(self.network.voters) / 2 {
             return Err(failed(format!("checkpoint {index} is not signed by a majority yet")));
         }
         let asked = vote;

@@ -1,5 +1,6 @@
 //! Raft's state machine: the replicated tables in the store, changed only by `protocol::state::apply`.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -9,9 +10,10 @@ use openraft::alias::{SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, StoredMembership};
 use symbolon_protocol::entry::LogEntry;
+use symbolon_protocol::fresh::Placed;
 use symbolon_protocol::genesis::Genesis;
 use symbolon_protocol::history::Head;
-use symbolon_protocol::id::Digest;
+use symbolon_protocol::id::{ClusterId, Digest, NodeId};
 use symbolon_protocol::outcome::Outcome;
 use symbolon_protocol::state::{self, records};
 use symbolon_protocol::table::{Overlay, StoreFault};
@@ -36,6 +38,8 @@ pub enum Event {
         outcome: Outcome,
         /// Root of the history after it.
         root: Digest,
+        /// For a request that takes a right away: what its place in the history is shown with.
+        placed: Option<Placed>,
     },
     /// A checkpoint is due: Raft is to be asked for a snapshot.
     CheckpointDue,
@@ -66,12 +70,15 @@ struct Due<S: Store> {
 pub struct StateMachine<S: Store> {
     store: S,
     genesis: Arc<Genesis>,
+    cluster: ClusterId,
     events: UnboundedSender<Event>,
     applied: Option<RaftLogId>,
     membership: RaftMembership,
     due: Arc<Mutex<Option<Due<S>>>>,
     /// Raised before and after every change of the tables: what was looked up under another number is not current.
     generation: Arc<AtomicU64>,
+    /// The highest state version by whose rules this program can apply.
+    known: u32,
 }
 
 impl<S: Store> StateMachine<S> {
@@ -84,6 +91,7 @@ impl<S: Store> StateMachine<S> {
         genesis: Arc<Genesis>,
         events: UnboundedSender<Event>,
         generation: Arc<AtomicU64>,
+        known: u32,
     ) -> io::Result<Self> {
         let (applied, membership) = match store.get(Column::Raft, APPLIED).map_err(io_fault)? {
             Some(bytes) => unpack(&bytes)?,
@@ -98,7 +106,8 @@ impl<S: Store> StateMachine<S> {
                 position
             }
         };
-        Ok(Self { store, genesis, events, applied, membership, due: Arc::new(Mutex::new(None)), generation })
+        let (cluster, due) = (genesis.cluster_id(), Arc::new(Mutex::new(None)));
+        Ok(Self { store, genesis, cluster, events, applied, membership, due, generation, known })
     }
 
     /// What the tables hold so far.
@@ -110,31 +119,51 @@ impl<S: Store> StateMachine<S> {
         Ok(Change::Put(Column::Raft, APPLIED.to_vec(), pack(&(self.applied, self.membership.clone()))?))
     }
 
+    /// By rules that this program does not know it applies nothing: it would have another state than its peers.
+    fn check_rules(&self, tables: &StateTables<S>) -> io::Result<()> {
+        let version = records::cluster(tables).map_err(io_fault)?.state_version;
+        if version <= self.known {
+            return Ok(());
+        }
+        let message = format!(
+            "the cluster is at state version {version}, and this release knows {} at most: install a newer release",
+            self.known
+        );
+        Err(io::Error::new(io::ErrorKind::Unsupported, message))
+    }
+
     /// Applies one entry: tables and position in one batch.
     fn apply_entry(&mut self, entry: &RaftEntry) -> io::Result<Outcome> {
         let index = entry.log_id.index;
-        let stored;
+        let (stored, voters);
         let log_entry = match &entry.payload {
             EntryPayload::Blank => LogEntry::Blank,
             EntryPayload::Normal(bytes) => LogEntry::Normal(&bytes.0),
             EntryPayload::Membership(membership) => {
                 self.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
                 stored = pack(membership)?;
-                LogEntry::Membership(&stored)
+                voters = uniform(membership);
+                LogEntry::Membership { stored: &stored, voters: voters.as_ref() }
             }
         };
         let tables = StateTables(self.store.clone());
+        self.check_rules(&tables)?;
         let mut overlay = Overlay::new(&tables);
         let applied = state::apply(&mut overlay, &self.genesis, index, log_entry).map_err(io_fault)?;
         self.applied = Some(entry.log_id);
         let mut batch = Batch::default();
-        batch.state(overlay.into_writes());
+        let writes = overlay.into_writes();
+        let placed = match &entry.payload {
+            EntryPayload::Normal(bytes) => Placed::of(&self.cluster, index, &bytes.0, &applied.outcome, &writes),
+            EntryPayload::Blank | EntryPayload::Membership(_) => None,
+        };
+        batch.state(writes);
         batch.0.push(self.position()?);
         self.generation.fetch_add(1, Ordering::AcqRel);
         let written = self.store.write(batch).map_err(io_fault);
         self.generation.fetch_add(1, Ordering::AcqRel);
         written?;
-        self.tell(Event::Applied { index, outcome: applied.outcome.clone(), root: applied.root });
+        self.tell(Event::Applied { index, outcome: applied.outcome.clone(), root: applied.root, placed });
         if index > 0 && index.is_multiple_of(self.genesis.checkpoint_entries) {
             let due = Due {
                 view: self.store.view(),
@@ -151,6 +180,14 @@ impl<S: Store> StateMachine<S> {
     fn tell(&self, event: Event) {
         // Nobody listens while the node stops.
         let _ = self.events.send(event);
+    }
+}
+
+/// Who votes by a membership of Raft that is no joint configuration.
+fn uniform(membership: &openraft::Membership<u64, openraft::EmptyNode>) -> Option<BTreeSet<NodeId>> {
+    match membership.get_joint_config().as_slice() {
+        [one] => one.iter().map(|id| u16::try_from(*id).ok().and_then(NodeId::new)).collect(),
+        _ => None,
     }
 }
 

@@ -3,14 +3,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use openraft::EmptyNode;
 use openraft::async_runtime::Instant as _;
 use openraft::type_config::TypeConfigExt as _;
 use symbolon_protocol::certificate::KeyCertificate;
-use symbolon_protocol::entry::{Erasure, Payload, Witness};
+use symbolon_protocol::entry::{Erasure, Payload, Support, Witness};
 use symbolon_protocol::error::Refusal;
 use symbolon_protocol::generate::activated_vote;
-use symbolon_protocol::genesis::MemberRole;
 use symbolon_protocol::id::{Digest, KeyId, KeyVersion, NodeId};
 use symbolon_protocol::identity::{Domain, Signature};
 use symbolon_protocol::limits;
@@ -18,12 +16,15 @@ use symbolon_protocol::outcome::Outcome;
 use symbolon_protocol::peer::{WorkAnswer, WorkCall};
 use symbolon_protocol::schema::{private, replicated};
 use symbolon_protocol::state::records::{self, KeyRecord, VersionRecord};
-use symbolon_protocol::state::{next_destruction, owed_erasures, owes_witness, running_operations};
+use symbolon_protocol::state::{
+    OwedErasure, SupportRecord, next_destruction, owed_erasures, owes_witness, running_operations, support_of,
+};
 use symbolon_protocol::table::{StoreFault, Tables, read};
 use symbolon_protocol::wire::{decode, encode};
 
 use super::checkpoint::Checkpoints;
 use super::types::{NodeTypes, Surroundings, Transport};
+use super::vitals::{Heard, clock_difference};
 use super::{Core, lock};
 use crate::store::{Column, Store, commit};
 
@@ -38,17 +39,28 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
     /// An entry was applied here.
     pub(crate) fn note_applied(&self, index: u64, outcome: &Outcome) {
         self.0.applied.send_replace(Some(index));
+        self.0.counters.applied(outcome);
         match outcome {
             Outcome::Noted | Outcome::Started | Outcome::Upgraded { .. } | Outcome::Refused(_) => return,
+            Outcome::Advanced { operation } => return self.note_advanced(operation),
             Outcome::Activated { key, version, .. } => {
                 lock(&self.0.owed).insert((*key, *version));
+                self.note_need(*key, *version);
+                lock(&self.0.keys).remove(key);
             }
+            Outcome::KeyChanged { key, .. } => drop(lock(&self.0.keys).remove(key)),
             Outcome::Generating { .. }
+            | Outcome::Redistributing { .. }
             | Outcome::AttemptEnded { .. }
-            | Outcome::KeyChanged { .. }
+            | Outcome::PolicyChanged { .. }
             | Outcome::ClientChanged { .. } => {}
+            Outcome::MembershipChanged { .. } | Outcome::VotersMoved { .. } => {
+                lock(&self.0.keys).clear();
+                if let Err(fault) = self.follow_membership() {
+                    self.fail(&fault);
+                }
+            }
         }
-        lock(&self.0.keys).clear();
         self.0.wake.notify_one();
     }
 
@@ -68,25 +80,49 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
     async fn reconcile(&self) -> Result<(), Refusal> {
         self.finish_erasures().await?;
         self.join_operations()?;
+        self.endorse().await?;
+        self.ask_for_members().await?;
         self.pay_witnesses().await?;
         self.erase_due().await?;
         for (key, version, epoch) in self.orphaned_shares(BATCH).map_err(|e| self.fail(&e))? {
             tracing::info!(%key, %version, %epoch, "a share of an attempt that failed is erased");
             self.erase_share(&key, version, epoch).await?;
         }
+        self.say_what_is_known().await?;
+        self.ask_for_shares().await?;
+        self.start_due_refreshes().await?;
         if self.leads() {
             self.lead().await?;
         }
         self.exchange_checkpoint_signatures().await
     }
 
+    /// Tells the cluster which rules this program knows, once in a boot.
+    async fn say_what_is_known(&self) -> Result<(), Refusal> {
+        let tables = self.tables();
+        let said = support_of(&tables, self.0.me).map_err(|e| self.fail(&e))?;
+        let current = SupportRecord { boot: self.0.boot, highest: self.0.state_version };
+        let started = records::cluster(&tables).map_err(|e| self.fail(&e))?.started;
+        if !started || said == Some(current) {
+            return Ok(());
+        }
+        let payload = Support::payload(self.0.me, current.boot, current.highest);
+        let signature = self.0.identity.sign(Domain::Supports, &self.0.cluster, &payload);
+        let support = Support { node: self.0.me, boot: current.boot, highest: current.highest, signature };
+        // Not ordered now means ordered in a later round.
+        let _ = self.propose(&Payload::Supports(support), Duration::from_secs(2)).await;
+        Ok(())
+    }
+
     /// Takes part in attempts that run, and ends its part in those that are over.
     fn join_operations(&self) -> Result<(), Refusal> {
         let operations = running_operations(&self.tables(), BATCH).map_err(|e| self.fail(&e))?;
-        let mine: Vec<_> =
-            operations.into_iter().map(|o| o.ceremony).filter(|c| c.roster.contains(&self.0.me)).collect();
+        self.join_moves(&operations);
+        let generations = operations.into_iter().filter(|o| o.moved.is_none()).map(|o| o.ceremony);
+        let mine: Vec<_> = generations.filter(|c| c.roster.contains(&self.0.me)).collect();
         let running: BTreeSet<Digest> = mine.iter().map(symbolon_protocol::generate::Ceremony::digest).collect();
         lock(&self.0.ceremonies).retain(|digest, _| running.contains(digest));
+        lock(&self.0.progress).retain(|digest, _| running.contains(digest));
         for ceremony in mine {
             self.join_ceremony(ceremony);
         }
@@ -106,6 +142,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
                 let id: Option<[u8; 32]> = key.get(1..33).and_then(|id| id.try_into().ok());
                 if let (Some(id), true) = (id, version.certificate.is_some()) {
                     let id = KeyId::from_bytes(id);
+                    self.note_need(id, version.number);
                     if owes_witness(&tables, &id, version.number, self.0.me)? {
                         lock(&self.0.owed).insert((id, version.number));
                     }
@@ -135,20 +172,22 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         let certificate = records::certificate(&tables, key, &record).map_err(|e| self.fail(&e))?;
         let Some(certificate) = certificate else { return Ok(true) };
         let activated = self.say_activated(&certificate).await?;
-        let head = self
-            .is_voter(self.0.me)
-            .then(|| self.0.identity.sign(Domain::Head, &self.0.cluster, &encode(&certificate.activation.head)));
+        let head = &certificate.activation.head;
+        let voters = self.voters_of(head.membership).map_err(|e| self.fail(&e))?;
+        let votes = voters.is_some_and(|voters| voters.contains_key(&self.0.me));
+        let head = votes.then(|| self.0.identity.sign(Domain::Head, &self.0.cluster, &encode(head)));
         if activated.is_none() && head.is_none() {
             return Ok(true);
         }
-        let witness = Witness { key: *key, version, node: self.0.me, activated, head };
+        let epoch = certificate.core.epoch;
+        let witness = Witness { key: *key, version, epoch, node: self.0.me, activated, head };
         Ok(self.propose(&Payload::Witness(witness), Duration::from_secs(3)).await.is_ok())
     }
 
     /// ACTIVATED, durable before it is said; only with a share in hand.
     async fn say_activated(&self, certificate: &KeyCertificate) -> Result<Option<Signature>, Refusal> {
         let core = &certificate.core;
-        if !core.roster.contains(&self.0.me) {
+        if !core.holders.contains(&self.0.me) {
             return Ok(None);
         }
         if let Err(refusal) = self.read_share(core) {
@@ -171,23 +210,24 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         }
     }
 
-    /// Erases shares of versions that are being destroyed, once both the replicated clock and its own say that it is time.
+    /// Erases shares of versions that are being destroyed, once both the replicated clock and its own say that it is time, and
+    /// shares of epochs that nobody needs any more.
     async fn erase_due(&self) -> Result<(), Refusal> {
         let tables = self.tables();
         let cluster = records::cluster(&tables).map_err(|e| self.fail(&e))?;
         let now = cluster.time_ms.min(self.now_ms());
-        for (key, record) in owed_erasures(&tables, self.0.me, now, BATCH).map_err(|e| self.fail(&e))? {
-            let version = record.number;
-            if let Some(certificate) = &record.certificate {
-                self.erase_share(&key, version, certificate.core.epoch).await?;
-            }
-            let payload = Erasure::payload(&key, version, self.0.me);
+        let owed = owed_erasures(&tables, self.0.me, now, BATCH).map_err(|e| self.fail(&e))?;
+        let mut proofs = Vec::new();
+        for OwedErasure { key, version, below } in owed {
+            self.erase_shares_below(&key, version, below).await?;
+            let payload = Erasure::payload(&key, version, below, self.0.me);
             let signature = self.0.identity.sign(Domain::Erased, &self.0.cluster, &payload);
-            let erasure = Erasure { key, version, node: self.0.me, signature };
-            tracing::info!(%key, %version, "the share of a destroyed key version is erased");
-            // Not ordered now means ordered in a later round: the erasure is done already.
-            let _ = self.propose(&Payload::Erased(erasure), Duration::from_secs(3)).await;
+            tracing::info!(%key, %version, %below, "shares that are no longer needed are erased");
+            proofs.push(Payload::Erased(Erasure { key, version, below, node: self.0.me, signature }));
         }
+        // Not ordered now means ordered in a later round: the erasure is done already.
+        let ordered = proofs.iter().map(|proof| self.propose(proof, Duration::from_secs(3)));
+        futures::future::join_all(ordered).await;
         Ok(())
     }
 
@@ -230,28 +270,23 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         if cluster.started && (old || next.is_some_and(|at| at <= now)) {
             let _ = self.order(&Payload::Tick).await;
         }
-        self.add_learners().await;
-        Ok(())
+        self.move_raft().await
     }
 
-    /// Members that are no voters follow the log as learners.
-    async fn add_learners(&self) {
-        let known: BTreeSet<u64> = self.metrics(|m| m.membership_config.nodes().map(|(id, _)| *id).collect());
-        for (id, member) in &self.0.genesis.members {
-            let id = u64::from(id.get());
-            if member.role == MemberRole::Learner && !known.contains(&id) {
-                let added = C::timeout(Duration::from_secs(2), self.0.raft.add_learner(id, EmptyNode {}, false)).await;
-                tracing::info!(node = id, done = added.is_ok(), "a learner is added to Raft");
-            }
-        }
-    }
-
-    /// Asks a peer again and again how it is.
+    /// Asks a peer again and again how it is, as long as it is one.
     pub(crate) async fn watch_peer(self, node: NodeId) {
-        loop {
+        while self.is_watched(node) {
+            let asked_ms = self.now_ms();
             let answer = self.call_work(node, &WorkCall::Status, Duration::from_millis(1_500)).await;
-            if let Ok(WorkAnswer::Status(status)) = answer {
-                lock(&self.0.heard).insert(node, (status, C::now()));
+            if let Ok(WorkAnswer::Status(mut status)) = answer {
+                // Kept and shown: a peer does not decide how much.
+                for text in [&mut status.role, &mut status.release] {
+                    if text.len() > limits::NAME_BYTES {
+                        *text = "unreadable".to_owned();
+                    }
+                }
+                let ahead_ms = clock_difference(status.time_ms, asked_ms, self.now_ms());
+                lock(&self.0.heard).insert(node, Heard { status, at: C::now(), ahead_ms });
             }
             C::sleep(PEER_ROUND).await;
         }
@@ -261,7 +296,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
     #[must_use]
     pub fn is_reachable(&self, node: NodeId) -> bool {
         // A stream that is open counts until the peer behind it has been silent for too long.
-        let silent = lock(&self.0.heard).get(&node).is_some_and(|(_, at)| at.elapsed() >= SILENCE);
+        let silent = lock(&self.0.heard).get(&node).is_some_and(|heard| heard.at.elapsed() >= SILENCE);
         node == self.0.me || (!silent && self.0.transport.reachable(node))
     }
 

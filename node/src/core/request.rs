@@ -1,5 +1,9 @@
 //! What clients are answered: ordered requests and reads. (Signing: [`super::signing`].)
 
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests;
+
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -7,7 +11,8 @@ use std::time::Duration;
 use openraft::type_config::TypeConfigExt as _;
 use symbolon_protocol::entry::Payload;
 use symbolon_protocol::error::{Detail, ErrorCode, Refusal};
-use symbolon_protocol::fresh;
+use symbolon_protocol::fresh::Report;
+use symbolon_protocol::generate::FaultKind;
 use symbolon_protocol::id::{KeyId, KeyVersion, NodeId};
 use symbolon_protocol::lifecycle::KeyState;
 use symbolon_protocol::outcome::Outcome;
@@ -44,6 +49,8 @@ pub struct Ordered {
     pub outcome: Outcome,
     /// For a new key version: the key as it is now.
     pub key: Option<KeyView>,
+    /// For a request that takes a right away: how far the right is gone.
+    pub barrier: Option<Report>,
 }
 
 impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
@@ -58,11 +65,17 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         // A stranger was registered a moment ago, perhaps, and this node lags. But strangers make the leader work only seldom.
         let known = self.client(&verified)?.is_some();
         let behind = if known { path == Path::Read } else { self.may_ask_for_stranger() };
-        if behind {
-            self.catch_up(CURRENT).await;
+        let lags = behind && !self.catch_up(CURRENT).await;
+        match self.client(&verified)? {
+            Some(client) => Ok((verified, client)),
+            None if lags => Err(self.may_lag(&unknown_client(&verified))),
+            None => Err(unknown_client(&verified)),
         }
-        let client = self.client(&verified)?.ok_or_else(|| unknown_client(&verified))?;
-        Ok((verified, client))
+    }
+
+    /// The same for reads.
+    pub(crate) async fn admit_read(&self, request: &SignedRequest) -> Result<(VerifiedRequest, ClientRecord), Refusal> {
+        self.admit(request, Path::Read).await
     }
 
     fn client(&self, request: &VerifiedRequest) -> Result<Option<ClientRecord>, Refusal> {
@@ -79,21 +92,25 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
     /// The refusal of this node or, in the outcome, of the cluster.
     pub async fn order_request(&self, request: SignedRequest) -> Result<Ordered, Refusal> {
         let (verified, client) = self.admit(&request, Path::Ordered).await?;
+        let takes_away = verified.body().action.takes_away();
         if self.check_right(&client, verified.body()).is_ok() {
             // Who may not do it is told so by the cluster, not what else is wrong.
             self.check_roster_reachable(&verified.body().action)?;
+            if takes_away {
+                self.spread_withdrawal(&request);
+            }
         }
         let payload = Payload::Request(request);
         let (index, told) = self.propose(&payload, ORDER).await?;
         let outcome = self.own_outcome(&verified, told).await?;
-        match outcome {
-            Outcome::Refused(refusal) => Err(refusal),
-            Outcome::Generating { key, version } => {
-                let view = self.generated(key, version).await?;
-                Ok(Ordered { index, outcome, key: Some(view) })
-            }
-            outcome => Ok(Ordered { index, outcome, key: None }),
-        }
+        let key = match &outcome {
+            Outcome::Refused(refusal) => return Err(refusal.clone()),
+            Outcome::Generating { key, version } => Some(self.generated(*key, *version).await?),
+            _ => None,
+        };
+        self.proved(&outcome).await?;
+        let ordered = Ordered { index, outcome, key, barrier: None };
+        if takes_away { self.enforced(&verified, ordered).await } else { Ok(ordered) }
     }
 
     /// What became of a request by this node's own state: a leader's word is not passed on as its own. A refusal that was not
@@ -180,8 +197,13 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         if made.state == KeyState::Failed {
             return Err(self.generation_failed(&view, made));
         }
-        let voters = self.0.genesis.voters().len();
-        let complete = made.certificate.as_ref().is_some_and(|c| c.is_complete(voters));
+        let complete = match &made.certificate {
+            Some(certificate) => {
+                let voters = self.voters_of(certificate.activation.head.membership).map_err(|e| self.fail(&e))?;
+                voters.is_some_and(|voters| certificate.is_complete(voters.len()))
+            }
+            None => false,
+        };
         Ok(complete.then_some(view))
     }
 
@@ -192,7 +214,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
             .map(|attempt| {
                 let who: Vec<String> = attempt.culprits.iter().map(|node| self.name_of(*node)).collect();
                 let who = if who.is_empty() { "nobody named".to_owned() } else { who.join(", ") };
-                format!("{} ({who})", attempt.fault)
+                format!("{} ({who})", attempt.fault.map_or("committed", FaultKind::name))
             })
             .collect();
         let message = format!(
@@ -219,7 +241,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         let record =
             record.ok_or_else(|| Refusal::new(ErrorCode::NotFound, format!("there is no key named `{name}`")))?;
         let view = view::key_view(&self.tables(), record, self.now_ms()).map_err(|e| self.fail(&e))?;
-        Ok((self.applied_index().unwrap_or(0), view))
+        Ok((self.applied_index().unwrap_or(0), self.refine_key(view)?))
     }
 
     /// A page of keys, and the name to go on after.
@@ -232,6 +254,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         let limit = usize::try_from(*limit).unwrap_or(1);
         let page = view::key_page(&self.tables(), &client, after, limit, tags, self.now_ms());
         let (keys, next) = page.map_err(|e| self.fail(&e))?;
+        let keys = keys.into_iter().map(|key| self.refine_key(key)).collect::<Result<_, _>>()?;
         Ok((self.applied_index().unwrap_or(0), keys, next))
     }
 
@@ -302,12 +325,13 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         let now = self.now_ms();
         let page = view::key_page(&self.tables(), &client, "", 200, &std::collections::BTreeMap::new(), now);
         let (keys, _) = page.map_err(|e| self.fail(&e))?;
-        let mut warnings = vec![fresh::ASSUMED_WARNING.to_owned()];
+        let mut warnings = self.lease_warnings();
         let boots = PeerBoots::new(self.0.store.clone());
         for node in boots.quarantined(&self.others()).map_err(|e| self.fail(&e))? {
             warnings
                 .push(format!("{} is quarantined: its store went back in time, or it runs twice", self.name_of(node)));
         }
+        warnings.extend(self.membership_warnings().map_err(|e| self.fail(&e))?);
         if !cluster.started {
             warnings.push("the cluster has not started: every voter of genesis must be up once".to_owned());
         }
@@ -320,22 +344,22 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
             membership: cluster.membership,
             time_ms: cluster.time_ms,
             applied_index: self.applied_index().unwrap_or(0),
-            nodes: self.0.genesis.members.keys().map(|id| self.node_view(*id)).collect(),
+            nodes: self.membership().members.keys().map(|id| self.node_view(*id)).collect::<Result<_, _>>()?,
             keys: keys.iter().filter_map(|key| self.key_status(key)).collect(),
             warnings,
         })
     }
 
-    fn node_view(&self, id: NodeId) -> NodeView {
-        let heard = lock(&self.0.heard).get(&id).map(|(status, _)| status.clone());
+    fn node_view(&self, id: NodeId) -> Result<NodeView, Refusal> {
+        let heard = lock(&self.0.heard).get(&id).map(|heard| heard.status.clone());
         let status = if id == self.0.me { Some(self.own_status()) } else { heard };
         let reachable = self.is_reachable(id);
         let role = match (&status, reachable) {
             (Some(status), true) => status.role.clone(),
             _ => "unknown".to_owned(),
         };
-        let name = self.0.genesis.members.get(&id).map(|member| member.name.clone());
-        NodeView {
+        let name = self.membership().members.get(&id).map(|member| member.name.clone());
+        Ok(NodeView {
             id,
             name: name.unwrap_or_else(|| self.0.genesis.name.clone()),
             reachable,
@@ -343,7 +367,8 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
             applied_index: status.as_ref().map(|s| s.applied_index),
             release: status.as_ref().map(|s| s.release.clone()).unwrap_or_default(),
             boot: status.map(|s| s.boot),
-        }
+            blamed: self.0.blames.of(id).map_err(|e| self.fail(&e))?,
+        })
     }
 
     fn key_status(&self, key: &KeyView) -> Option<KeyStatus> {
@@ -352,18 +377,20 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         if matches!(version.state, KeyState::Destroyed | KeyState::Failed) {
             return None;
         }
+        let shares = version.shares.as_ref();
+        let holds = |node: &NodeId| shares.is_some_and(|shares| !shares.stale.contains(node));
+        let usable = |node: &NodeId| has_shares(version.state) && holds(node) && self.is_reachable(*node);
         Some(KeyStatus {
             name: key.name.clone(),
             version: version.number,
             state: version.state,
             threshold: version.threshold,
             holders: version.roster.clone(),
-            usable: version
-                .roster
-                .iter()
-                .copied()
-                .filter(|node| has_shares(version.state) && self.is_reachable(*node))
-                .collect(),
+            usable: version.roster.iter().copied().filter(usable).collect(),
+            stale: shares.map(|shares| shares.stale.clone()).unwrap_or_default(),
+            epoch: shares.map(|shares| (shares.epoch, shares.committed_ms)),
+            open: shares.map(|shares| shares.open().iter().map(|set| set.epoch).collect()).unwrap_or_default(),
+            running: version.running.clone(),
         })
     }
 }

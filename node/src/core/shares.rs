@@ -10,9 +10,9 @@ use symbolon_protocol::id::{Digest, Epoch, KeyId, KeyVersion};
 use symbolon_protocol::identity::tagged_hash;
 use symbolon_protocol::lifecycle::KeyState;
 use symbolon_protocol::schema::{private, replicated};
-use symbolon_protocol::state::records::VersionRecord;
+use symbolon_protocol::state::records::{AttemptRecord, Trigger, VersionRecord};
 use symbolon_protocol::table::{StoreFault, read};
-use symbolon_protocol::wire::{Bytes, Reader, decode, encode};
+use symbolon_protocol::wire::{Bytes, Reader, Wire, decode, encode};
 use zeroize::Zeroizing;
 
 use super::types::{NodeTypes, Surroundings, Transport};
@@ -80,6 +80,28 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         self.0.vault.open(record_id(&core.key, core.version, core.epoch), &record.sealed.0).map_err(lost)
     }
 
+    /// Erases all shares of a version below an epoch for good.
+    pub(crate) async fn erase_shares_below(
+        &self,
+        key: &KeyId,
+        version: KeyVersion,
+        below: Epoch,
+    ) -> Result<(), Refusal> {
+        let own = private::shares_of(key, version);
+        let mut after = Vec::new();
+        loop {
+            let page = self.0.store.scan(Column::Private, &own, &after, 256).map_err(|e| self.fail(&e))?;
+            let Some((last, _)) = page.last() else { return Ok(()) };
+            after.clone_from(last);
+            for (record, _) in page {
+                let epoch: Epoch = Wire::take(&mut Reader::new(record.get(own.len()..).unwrap_or_default()))?;
+                if epoch < below {
+                    self.erase_share(key, version, epoch).await?;
+                }
+            }
+        }
+    }
+
     /// Erases a share for good.
     pub(crate) async fn erase_share(&self, key: &KeyId, version: KeyVersion, epoch: Epoch) -> Result<(), Refusal> {
         let id = record_id(key, version, epoch);
@@ -126,8 +148,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
             after.clone_from(last);
             for (key, _) in page {
                 let mut reader = Reader::new(key.get(1..).unwrap_or_default());
-                let (id, (number, epoch)): (KeyId, (KeyVersion, Epoch)) =
-                    symbolon_protocol::wire::Wire::take(&mut reader)?;
+                let (id, (number, epoch)): (KeyId, (KeyVersion, Epoch)) = Wire::take(&mut reader)?;
                 if self.is_orphan(&id, number, epoch)? {
                     orphans.push((id, number, epoch));
                 }
@@ -145,10 +166,12 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
             return Ok(false);
         };
         // Not at once: were this node shown another history than its peers, its share might still be needed.
-        let committed = record.certificate.as_ref().filter(|c| c.heads.len() > self.0.genesis.voters().len() / 2);
+        let committed = record.certificate.as_ref().filter(|c| c.heads.len() > self.voters().len() / 2);
         let replaced = committed.is_some_and(|c| c.core.epoch != epoch);
         let old = self.now_ms() >= record.created_ms.saturating_add(ORPHAN_MS);
-        let ended = record.attempts.iter().any(|attempt| attempt.epoch == epoch);
+        // Of a generation only: what a redistribution left are shares of the key, and are erased when a later epoch is final.
+        let of_generation = |attempt: &AttemptRecord| attempt.trigger == Trigger::Generate && attempt.fault.is_some();
+        let ended = record.attempts.iter().any(|attempt| attempt.epoch == epoch && of_generation(attempt));
         Ok((ended && replaced) || (record.state == KeyState::Failed && old))
     }
 }

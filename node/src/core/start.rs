@@ -39,7 +39,7 @@ pub struct FormatRecord {
 symbolon_protocol::wire_struct!(FormatRecord { format, cluster, node, store });
 
 /// Layout of stores that this release writes.
-pub const STORE_FORMAT: u32 = 1;
+pub const STORE_FORMAT: u32 = 2;
 
 /// Opens a store for a node: makes its identity when it is new, else checks it, and counts the boot, durable before it returns.
 ///
@@ -69,6 +69,26 @@ pub async fn open_store<S: Store>(
     Ok(boot)
 }
 
+/// Gives a new store the id that was enrolled for it, durable before it returns. A store that has one keeps it.
+///
+/// # Errors
+/// What the operator should know: the store fails.
+pub async fn name_store<S: Store>(
+    store: &S,
+    cluster: symbolon_protocol::id::ClusterId,
+    node: NodeId,
+    id: StoreId,
+) -> Result<(), String> {
+    if store.get(Column::Private, &schema::format()).map_err(|e| e.to_string())?.is_some() {
+        return Ok(());
+    }
+    let mut batch = Batch::default();
+    let record = FormatRecord { format: STORE_FORMAT, cluster, node, store: id };
+    batch.put(Column::Private, schema::format(), encode(&record));
+    store.write(batch).map_err(|e| e.to_string())?;
+    store.sync().await.map_err(|e| e.to_string())
+}
+
 /// Counter of the last boot of a store; 0 for a new one.
 ///
 /// # Errors
@@ -82,6 +102,13 @@ pub fn last_boot<S: Store>(store: &S) -> Result<u64, String> {
 
 fn check_format(bytes: &[u8], cluster: symbolon_protocol::id::ClusterId, node: NodeId) -> Result<(), String> {
     let record: FormatRecord = decode(bytes).map_err(|e| format!("the store's first record is damaged: {e}"))?;
+    if record.format < STORE_FORMAT {
+        return Err(format!(
+            "the store has format {}, written before the first release; this release reads format {STORE_FORMAT} only: it is left \
+             untouched, set the node up anew",
+            record.format
+        ));
+    }
     if record.format > STORE_FORMAT {
         return Err(format!(
             "the store has format {}, this release knows {STORE_FORMAT}: install the release that wrote it",
@@ -113,14 +140,6 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
 
     pub(crate) fn admitted(&self) -> bool {
         self.0.admitted.load(Ordering::Relaxed)
-    }
-
-    /// Whether this store was certified earlier.
-    pub(crate) fn recall_admission(&self) -> Result<(), StoreFault> {
-        let known = self.start_certificate()?.is_some();
-        // Learners do not vote: a lost disk costs them nothing but time.
-        self.0.admitted.store(known || !self.is_voter(self.0.me), Ordering::Relaxed);
-        Ok(())
     }
 
     /// This node's word that its store is new.
@@ -169,7 +188,8 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
     pub(crate) async fn found_cluster(self) {
         let voters = self.0.genesis.voters();
         let founder = voters.first() == Some(&self.0.me);
-        while !self.started() {
+        // Who joins later learns of the start from the log.
+        while self.0.genesis.members.contains_key(&self.0.me) && !self.started() {
             let certified = self.start_certificate().ok().flatten();
             let step = match (founder, certified) {
                 (true, None) => self.gather_answers().await,
@@ -241,5 +261,23 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         let (_, outcome) = self.propose(&Payload::Start(certificate), Duration::from_secs(5)).await?;
         tracing::info!(?outcome, "the start certificate was ordered");
         Ok(())
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::expect_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use symbolon_protocol::id::ClusterId;
+
+    #[test]
+    fn a_store_of_another_format_is_not_read() {
+        let (cluster, Some(node)) = (ClusterId::from_bytes([1; 32]), NodeId::new(1)) else { return };
+        let record = |format| encode(&FormatRecord { format, cluster, node, store: StoreId::from_bytes([2; 16]) });
+        assert_eq!(check_format(&record(STORE_FORMAT), cluster, node), Ok(()));
+        for other in [STORE_FORMAT - 1, STORE_FORMAT + 1] {
+            let refused = check_format(&record(other), cluster, node).expect_err("another format");
+            assert!(refused.contains(&format!("format {other}")), "{refused}");
+        }
     }
 }

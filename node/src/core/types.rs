@@ -1,5 +1,6 @@
 //! The types that Raft is instantiated with, and what the core needs of its surroundings.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::time::Duration;
@@ -9,7 +10,9 @@ use openraft::vote::RaftLeaderId;
 use openraft::{EmptyNode, Entry, EntryPayload, LogId, RaftTypeConfig, StoredMembership, Vote};
 use rand_core::{CryptoRng, RngCore};
 use serde::{Deserialize, Serialize};
+use symbolon_protocol::genesis::Member;
 use symbolon_protocol::id::NodeId;
+use symbolon_protocol::state::view::Check;
 use zeroize::Zeroizing;
 
 /// A canonical [`symbolon_protocol::entry::Entry`], as Raft carries it.
@@ -111,9 +114,13 @@ pub trait Transport: Clone + Send + Sync + 'static {
 
     /// Whether a peer can be reached, as far as is known.
     fn reachable(&self, node: NodeId) -> bool;
+
+    /// Who the peers are from now on: nobody else is called, and nobody else may call. A transport on which everybody is known
+    /// has nothing to do.
+    fn follow(&self, _peers: &BTreeMap<NodeId, Member>) {}
 }
 
-/// Clock and entropy.
+/// Clock, entropy, and the machine.
 pub trait Surroundings: Clone + Send + Sync + 'static {
     /// Where random bytes come from.
     type Rng: RngCore + CryptoRng + Send;
@@ -121,8 +128,16 @@ pub trait Surroundings: Clone + Send + Sync + 'static {
     /// Milliseconds since 1970.
     fn now_ms(&self) -> u64;
 
+    /// Milliseconds of a clock that begins anywhere, never goes back, goes on while the machine sleeps, and that nobody sets.
+    fn boot_ms(&self) -> u64;
+
     /// A source of random bytes.
     fn rng(&self) -> Self::Rng;
+
+    /// What the machine says of itself, for `doctor`; nothing where there is none.
+    fn examine(&self) -> Vec<Check> {
+        Vec::new()
+    }
 }
 
 /// Where shares rest. A record without its key slot is noise.

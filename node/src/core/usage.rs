@@ -86,6 +86,11 @@ impl<S: Store> UsageLog<S> {
         Ok(Self { store, tail: Mutex::new(tail), bytes_max })
     }
 
+    /// Size of the log, and at which size it stops this node, bytes.
+    pub(crate) fn fill(&self) -> (u64, u64) {
+        (lock(&self.tail).bytes, self.bytes_max)
+    }
+
     /// Whether a client used a request id for another body that was granted.
     ///
     /// # Errors

@@ -2,24 +2,26 @@
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use symbolon_protocol::genesis::Genesis;
+use symbolon_protocol::genesis::Member;
 use symbolon_protocol::id::{BootId, ClusterId, NodeId};
 use symbolon_protocol::identity::Identity;
 use symbolon_rpc::v1::peer_client::PeerClient;
 use symbolon_rpc::v1::{Frame, Item};
 use symbolon_rpc::{serve, tls};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::AbortHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
-use super::{CALLS_OPEN, FRAME_BYTES, ITEMS_PER_FRAME, check_hello, hello};
+use super::{CALLS_OPEN, FRAME_BYTES, ITEMS_PER_FRAME, Peers, check_hello, hello};
 use crate::core::boots::PeerBoots;
+use crate::core::lock;
 use crate::core::types::{Lane, LinkError, Transport};
 use crate::store::Store;
 
@@ -30,15 +32,28 @@ struct Call {
     answer: Answer,
 }
 
+/// The stream to a peer on one lane. Dropped, it ends.
 struct Wire {
+    address: String,
     calls: mpsc::Sender<Call>,
     up: Arc<AtomicBool>,
+    task: AbortHandle,
 }
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+type Dial = dyn Fn(NodeId, &Member, Lane) -> Result<Wire, tls::TlsError> + Send + Sync;
 
 /// The streams to all peers.
 #[derive(Clone)]
 pub struct Links {
-    wires: Arc<BTreeMap<(NodeId, Lane), Wire>>,
+    peers: Peers,
+    wires: Arc<Mutex<BTreeMap<(NodeId, Lane), Wire>>>,
+    dial: Arc<Dial>,
 }
 
 /// What every dialling task needs.
@@ -53,32 +68,28 @@ struct Dialler<S> {
 }
 
 impl Links {
-    /// Starts dialling every other member.
+    /// Dials nobody yet: whom, it is told ([`Transport::follow`]), and `peers` with it.
     ///
     /// # Errors
     /// When the identity makes no TLS configuration.
-    pub fn dial<S: Store>(
-        me: NodeId,
+    pub fn new<S: Store>(
         identity: &Identity,
-        genesis: &Genesis,
+        cluster: ClusterId,
         boot: BootId,
-        boots: &PeerBoots<S>,
+        boots: PeerBoots<S>,
+        peers: Peers,
     ) -> Result<Self, tls::TlsError> {
-        let cluster = genesis.cluster_id();
-        let mut wires = BTreeMap::new();
-        for (peer, member) in genesis.members.iter().filter(|(id, _)| **id != me) {
-            let config = tls::peer_client_config(identity, member.key)?;
-            for lane in [Lane::Raft, Lane::Work] {
-                let channel = serve::channel(member.peer_address.clone(), Arc::clone(&config), Duration::from_secs(2));
-                let up = Arc::new(AtomicBool::new(false));
-                let (calls, queue) = mpsc::channel(CALLS_OPEN);
-                let dialler =
-                    Dialler { boots: boots.clone(), cluster, boot, peer: *peer, lane, channel, up: Arc::clone(&up) };
-                tokio::spawn(dialler.run(queue));
-                wires.insert((*peer, lane), Wire { calls, up });
-            }
-        }
-        Ok(Self { wires: Arc::new(wires) })
+        let credentials = tls::PeerCredentials::new(identity)?;
+        let dial = move |peer: NodeId, member: &Member, lane: Lane| -> Result<Wire, tls::TlsError> {
+            let address = member.peer_address.clone();
+            let channel = serve::channel(address.clone(), credentials.to(member.key)?, Duration::from_secs(2));
+            let up = Arc::new(AtomicBool::new(false));
+            let (calls, queue) = mpsc::channel(CALLS_OPEN);
+            let dialler = Dialler { boots: boots.clone(), cluster, boot, peer, lane, channel, up: Arc::clone(&up) };
+            let task = tokio::spawn(dialler.run(queue)).abort_handle();
+            Ok(Wire { address, calls, up, task })
+        };
+        Ok(Self { peers, wires: Arc::default(), dial: Arc::new(dial) })
     }
 }
 
@@ -90,7 +101,7 @@ impl Transport for Links {
         payload: Vec<u8>,
     ) -> impl Future<Output = Result<Vec<u8>, LinkError>> + Send + 'static {
         let (answer, answered) = oneshot::channel();
-        let sent = match self.wires.get(&(to, lane)) {
+        let sent = match lock(&self.wires).get(&(to, lane)) {
             Some(wire) if wire.up.load(Ordering::Relaxed) => {
                 wire.calls.try_send(Call { payload, answer }).map_err(|_| LinkError(format!("node {to} is overloaded")))
             }
@@ -104,7 +115,24 @@ impl Transport for Links {
     }
 
     fn reachable(&self, node: NodeId) -> bool {
-        self.wires.get(&(node, Lane::Work)).is_some_and(|wire| wire.up.load(Ordering::Relaxed))
+        lock(&self.wires).get(&(node, Lane::Work)).is_some_and(|wire| wire.up.load(Ordering::Relaxed))
+    }
+
+    fn follow(&self, peers: &BTreeMap<NodeId, Member>) {
+        self.peers.set(peers.clone());
+        let mut wires = lock(&self.wires);
+        wires.retain(|(peer, _), wire| peers.get(peer).is_some_and(|member| member.peer_address == wire.address));
+        for (peer, member) in peers {
+            for lane in [Lane::Raft, Lane::Work] {
+                if wires.contains_key(&(*peer, lane)) {
+                    continue;
+                }
+                match (self.dial)(*peer, member, lane) {
+                    Ok(wire) => drop(wires.insert((*peer, lane), wire)),
+                    Err(error) => tracing::error!(%peer, %error, "a peer cannot be dialled"),
+                }
+            }
+        }
     }
 }
 
@@ -233,4 +261,25 @@ fn frames_of(group: &mut Vec<Call>, open: &mut BTreeMap<u64, Answer>, next: &mut
     }
     frames.push(frame);
     frames
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+    use symbolon_protocol::limits::PEER_ITEM_BYTES;
+
+    use super::*;
+
+    #[test]
+    fn calls_share_a_frame_up_to_its_size() {
+        let half = PEER_ITEM_BYTES / 2;
+        for (second, expected) in [(half, vec![2]), (half + 1, vec![1, 1])] {
+            let call = |bytes| Call { payload: vec![7; bytes], answer: oneshot::channel().0 };
+            let (mut group, mut open, mut next) = (vec![call(half), call(second)], BTreeMap::new(), 0);
+            let frames = frames_of(&mut group, &mut open, &mut next);
+            assert!(frames.iter().all(|frame| frame.encoded_len() <= FRAME_BYTES));
+            assert_eq!(frames.iter().map(|frame| frame.items.len()).collect::<Vec<_>>(), expected);
+            assert_eq!(open.into_keys().collect::<Vec<_>>(), [1, 2], "each call waits under its number");
+        }
+    }
 }

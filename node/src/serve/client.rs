@@ -1,6 +1,8 @@
 //! The client service: decode, ask the core, encode.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use symbolon_protocol::error::{ErrorCode, Refusal};
 use symbolon_protocol::identity::{PublicKey, Signature};
@@ -12,8 +14,8 @@ use symbolon_protocol::wire::{Bytes, Wire, decode, encode};
 use symbolon_rpc::convert::to_status;
 use symbolon_rpc::v1::symbolon_server::{Symbolon, SymbolonServer};
 use symbolon_rpc::v1::{
-    Call, ExplainReply, HelloReply, HelloRequest, KeyReply, ListClientsReply, ListKeysReply, OrderReply, SignCall,
-    SignReply, StatusReply,
+    Call, DoctorReply, ExplainReply, HelloReply, HelloRequest, KeyReply, ListClientsReply, ListKeysReply,
+    ListMembersReply, ListOperationsReply, OrderReply, SignCall, SignReply, StatusReply,
 };
 use symbolon_rpc::{PROTOCOL_VERSION_NEWEST, PROTOCOL_VERSION_OLDEST, negotiate};
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -21,6 +23,7 @@ use tonic::{Request, Response, Status};
 
 use crate::core::Core;
 use crate::core::types::{NodeTypes, Surroundings, Transport};
+use crate::metrics::Entered;
 use crate::store::Store;
 
 /// One message from a client, bytes: the largest sign request with its framing.
@@ -40,10 +43,35 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> ClientService<C, T, 
     }
 
     /// A place to work, or "try later" before queues grow.
-    fn enter(&self) -> Result<SemaphorePermit<'_>, Status> {
-        self.room.try_acquire().map_err(|_| {
-            to_status(&Refusal::new(ErrorCode::Overloaded, "this node works on as many requests as it may"))
-        })
+    fn enter(&self) -> Result<(SemaphorePermit<'_>, Entered<'_>), Status> {
+        let counters = self.core.counters();
+        match self.room.try_acquire() {
+            Ok(place) => Ok((place, counters.requests_open.enter())),
+            Err(_) => {
+                counters.turned_away.fetch_add(1, Ordering::Relaxed);
+                let message = "this node works on as many requests as it may";
+                Err(to_status(&Refusal::new(ErrorCode::Overloaded, message)))
+            }
+        }
+    }
+
+    /// Counts and logs the end of a request, with its id, so that it can be followed across nodes.
+    fn note<R>(&self, what: &'static str, request: &SignedRequest, result: Result<R, Refusal>) -> Result<R, Status> {
+        self.core.counters().request(what, &result);
+        let id = || {
+            let body = decode::<symbolon_protocol::request::RequestBody>(&request.body.0);
+            body.map_or_else(|_| "unreadable".to_owned(), |body| body.request_id.to_string())
+        };
+        match result {
+            Ok(reply) => {
+                tracing::debug!(request = %id(), what, "answered");
+                Ok(reply)
+            }
+            Err(refusal) => {
+                tracing::info!(request = %id(), what, code = %refusal.code, message = %refusal.message, "refused");
+                Err(to_status(&refusal))
+            }
+        }
     }
 }
 
@@ -80,24 +108,6 @@ fn key_reply(index: u64, key: &KeyView, time_ms: u64) -> KeyReply {
     KeyReply { index, key: bytes_of(key), time_ms }
 }
 
-/// Logs the end of a request with its id, so that it can be followed across nodes.
-fn note<R>(what: &'static str, request: &SignedRequest, result: Result<R, Refusal>) -> Result<R, Status> {
-    let id = || {
-        let body = decode::<symbolon_protocol::request::RequestBody>(&request.body.0);
-        body.map_or_else(|_| "unreadable".to_owned(), |body| body.request_id.to_string())
-    };
-    match result {
-        Ok(reply) => {
-            tracing::debug!(request = %id(), what, "answered");
-            Ok(reply)
-        }
-        Err(refusal) => {
-            tracing::info!(request = %id(), what, code = %refusal.code, message = %refusal.message, "refused");
-            Err(to_status(&refusal))
-        }
-    }
-}
-
 #[tonic::async_trait]
 impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Symbolon for ClientService<C, T, S, E> {
     async fn hello(&self, request: Request<HelloRequest>) -> Result<Response<HelloReply>, Status> {
@@ -121,11 +131,12 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Symbolon for ClientS
     async fn order(&self, request: Request<Call>) -> Result<Response<OrderReply>, Status> {
         let _place = self.enter()?;
         let request = take_request(request.into_inner())?;
-        let ordered = note("order", &request, self.core.order_request(request.clone()).await)?;
+        let ordered = self.note("order", &request, self.core.order_request(request.clone()).await)?;
         Ok(Response::new(OrderReply {
             index: ordered.index,
             outcome: bytes_of(&ordered.outcome),
             key: ordered.key.map(|key| key_reply(ordered.index, &key, self.core.clock_ms())),
+            barrier: ordered.barrier.map(|report| bytes_of(&report)).unwrap_or_default(),
         }))
     }
 
@@ -134,7 +145,9 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Symbolon for ClientS
         let SignCall { call, messages, known_certificate } = request.into_inner();
         let request = take_request(call.unwrap_or_default())?;
         let messages = messages.into_iter().map(|message| Bytes(message.to_vec())).collect();
-        let signed = note("sign", &request, self.core.coordinate(request.clone(), messages).await)?;
+        let begun = Instant::now();
+        let signed = self.note("sign", &request, self.core.coordinate(request.clone(), messages).await)?;
+        self.core.counters().signed(begun.elapsed(), signed.attempts);
         let known = known_certificate.as_ref() == signed.core.digest().as_bytes();
         let certificate =
             if known { Vec::new() } else { self.core.certificate_bytes(&signed.core).unwrap_or_default() };
@@ -152,14 +165,14 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Symbolon for ClientS
     async fn show_key(&self, request: Request<Call>) -> Result<Response<KeyReply>, Status> {
         let _place = self.enter()?;
         let request = take_request(request.into_inner())?;
-        let (index, key) = note("show key", &request, self.core.show_key(&request).await)?;
+        let (index, key) = self.note("show key", &request, self.core.show_key(&request).await)?;
         Ok(Response::new(key_reply(index, &key, self.core.clock_ms())))
     }
 
     async fn list_keys(&self, request: Request<Call>) -> Result<Response<ListKeysReply>, Status> {
         let _place = self.enter()?;
         let request = take_request(request.into_inner())?;
-        let (index, keys, next) = note("list keys", &request, self.core.list_keys(&request).await)?;
+        let (index, keys, next) = self.note("list keys", &request, self.core.list_keys(&request).await)?;
         Ok(Response::new(ListKeysReply {
             index,
             keys: keys.iter().map(bytes_of).collect(),
@@ -171,24 +184,48 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Symbolon for ClientS
     async fn list_clients(&self, request: Request<Call>) -> Result<Response<ListClientsReply>, Status> {
         let _place = self.enter()?;
         let request = take_request(request.into_inner())?;
-        let (index, clients, next) = note("list clients", &request, self.core.list_clients(&request).await)?;
+        let (index, clients, next) = self.note("list clients", &request, self.core.list_clients(&request).await)?;
         let clients = clients.iter().map(bytes_of).collect();
         Ok(Response::new(ListClientsReply { index, clients, next: next.unwrap_or_default() }))
+    }
+
+    async fn list_operations(&self, request: Request<Call>) -> Result<Response<ListOperationsReply>, Status> {
+        let _place = self.enter()?;
+        let request = take_request(request.into_inner())?;
+        let (index, operations, next) =
+            self.note("list operations", &request, self.core.list_operations(&request).await)?;
+        let operations = operations.iter().map(bytes_of).collect();
+        Ok(Response::new(ListOperationsReply { index, operations, next: next.into() }))
+    }
+
+    async fn list_members(&self, request: Request<Call>) -> Result<Response<ListMembersReply>, Status> {
+        let _place = self.enter()?;
+        let request = take_request(request.into_inner())?;
+        let members = self.note("list members", &request, self.core.list_members(&request).await)?;
+        Ok(Response::new(ListMembersReply { view: bytes_of(&members) }))
     }
 
     async fn status(&self, request: Request<Call>) -> Result<Response<StatusReply>, Status> {
         let _place = self.enter()?;
         let request = take_request(request.into_inner())?;
-        let status = note("status", &request, self.core.status(&request).await)?;
-        Ok(Response::new(StatusReply { status: bytes_of(&status) }))
+        let status = self.note("status", &request, self.core.status(&request).await)?;
+        let lease = bytes_of(&self.core.lease_view());
+        Ok(Response::new(StatusReply { status: bytes_of(&status), lease }))
     }
 
     async fn explain(&self, request: Request<Call>) -> Result<Response<ExplainReply>, Status> {
         let _place = self.enter()?;
         let request = take_request(request.into_inner())?;
-        let records = note("explain", &request, self.core.explain(&request).await)?;
+        let records = self.note("explain", &request, self.core.explain(&request).await)?;
         let records = records.iter().map(bytes_of).collect();
         Ok(Response::new(ExplainReply { records, node: self.core.me().get().into() }))
+    }
+
+    async fn doctor(&self, request: Request<Call>) -> Result<Response<DoctorReply>, Status> {
+        let _place = self.enter()?;
+        let request = take_request(request.into_inner())?;
+        let view = self.note("doctor", &request, self.core.doctor(&request).await)?;
+        Ok(Response::new(DoctorReply { view: bytes_of(&view) }))
     }
 }
 
@@ -201,7 +238,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         let tables = self.state_tables();
         let bytes = tables.get(&schema::version(&core.key, core.version)).ok()??;
         let version = decode(&bytes).ok()?;
-        let certificate = records::certificate(&tables, &core.key, &version).ok()??;
+        let certificate = records::shown_certificate(&tables, &core.key, &version).ok()??;
         Some(encode(&certificate))
     }
 }

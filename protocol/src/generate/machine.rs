@@ -53,7 +53,7 @@ pub enum StartRefused {
 impl fmt::Display for StartRefused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Ceremony => f.write_str("roster and threshold do not fit together"),
+            Self::Ceremony => f.write_str("roster and threshold do not fit a generation"),
             Self::NotInRoster => f.write_str("this node is not in the roster"),
             Self::Keys => f.write_str("the identity of a node of the roster is unknown or wrong"),
             Self::Own(refused) => refused.fmt(f),
@@ -224,7 +224,7 @@ impl Generate {
         rng: &mut (impl RngCore + CryptoRng),
     ) -> Result<(Self, Step<Effect>), StartRefused> {
         let Start { ceremony, me, mut keys, own } = start;
-        ceremony.check().map_err(|_| StartRefused::Ceremony)?;
+        ceremony.check().ok().filter(|()| ceremony.base.is_none()).ok_or(StartRefused::Ceremony)?;
         own.may_begin().map_err(StartRefused::Own)?;
         if !ceremony.roster.contains(&me) {
             return Err(StartRefused::NotInRoster);

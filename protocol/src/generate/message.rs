@@ -336,7 +336,8 @@ impl FaultReport {
         w.finish()
     }
 
-    /// Culprits are in the roster, in order; a split view has evidence that proves it, nothing else has any.
+    /// Culprits are in the roster, in order; a split view has evidence that proves it, nothing else has any. There are no
+    /// reports in a redistribution: what goes wrong there shows in its other votes, and in their absence.
     fn is_sound(&self, ceremony: &Ceremony, key_of: impl Fn(NodeId) -> Option<PublicKey>) -> bool {
         let ascending = self.culprits.is_sorted_by(|a, b| a < b);
         let known = self.culprits.iter().all(|node| ceremony.roster.contains(node));
@@ -349,11 +350,11 @@ impl FaultReport {
                         .is_some_and(|key| evidence.verifies(&ceremony.cluster, &ceremony.digest(), &key))
             }
         };
-        ascending && known && proved
+        ceremony.base.is_none() && ascending && known && proved
     }
 }
 
-/// What a node of the roster has ordered through the log; at most 865 bytes.
+/// What a holder has ordered through the log; at most 931 bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Vote {
     /// Its share is durable.
@@ -401,13 +402,13 @@ impl Vote {
     /// Checks a vote against the attempt that runs.
     ///
     /// # Errors
-    /// `permission_denied` when the voter is not in the roster, `wrong_state` when the vote is for another attempt,
+    /// `permission_denied` when the voter is no holder of the attempt, `wrong_state` when the vote is for another attempt,
     /// `invalid_argument` when a report is not sound, `bad_signature` when signature or proof do not verify.
     pub fn verify(&self, ceremony: &Ceremony, key_of: impl Fn(NodeId) -> Option<PublicKey>) -> Result<(), Refusal> {
         let node = self.node();
-        let key = key_of(node).filter(|_| ceremony.roster.contains(&node));
+        let key = key_of(node).filter(|_| ceremony.holders.contains(&node));
         let Some(key) = key else {
-            let message = format!("node {node} is not in the roster of this generation");
+            let message = format!("node {node} is no holder in this attempt");
             return Err(Refusal::new(ErrorCode::PermissionDenied, message));
         };
         let (same_attempt, sound, signed) = match self {

@@ -23,8 +23,8 @@ use curve25519_dalek::{EdwardsPoint, Scalar};
 use rand_core::{CryptoRng, RngCore};
 use zeroize::{Zeroize as _, Zeroizing};
 
-use crate::certificate::{CertificateCore, Ready};
-use crate::error::Refusal;
+use crate::certificate::{CertificateCore, Ready, enough_holders};
+use crate::error::{ErrorCode, Refusal};
 use crate::id::{ClusterId, Digest, Epoch, KeyId, KeyVersion, Name, NodeId, OperationId, Threshold};
 use crate::identity::{Domain, Identity, Signature, tagged_hash};
 use crate::pop::Pop;
@@ -36,7 +36,9 @@ use crate::wire::encode;
 pub use machine::{Advance, Effect, Generate, Ignored, Input, Phase, Start, StartRefused};
 pub use message::{FaultKind, FaultReport, SignedMessage, Vote};
 
-/// One attempt of a Generate operation, as the replicated state records it. Every attempt takes the next epoch.
+/// One attempt of a share operation, as the replicated state records it. Every attempt takes the next epoch.
+///
+/// Without a base it makes a new key (Generate); with one it gives a key new shares ([`crate::redistribute`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ceremony {
     /// The cluster.
@@ -47,20 +49,48 @@ pub struct Ceremony {
     pub key: KeyId,
     /// Its name.
     pub name: Name,
-    /// The version that is generated.
+    /// The version that gets shares.
     pub version: KeyVersion,
     /// The algorithm.
     pub suite: Suite,
     /// Future holders, in the order that was signed for.
     pub roster: Vec<NodeId>,
+    /// Who must store a share before the result counts, in the order of the roster: all of it for a new key, else at least
+    /// `min(n, t+1)` of it. The others have a verifying share and no share until the next redistribution.
+    pub holders: Vec<NodeId>,
     /// Holders needed for a signature.
     pub threshold: Threshold,
     /// Version of the membership under which the holders are known.
     pub membership: u64,
     /// Epoch of the attempt.
     pub epoch: Epoch,
+    /// Where the shares come from; none for a new key.
+    pub base: Option<Base>,
 }
-crate::wire_struct!(Ceremony { cluster, operation, key, name, version, suite, roster, threshold, membership, epoch });
+crate::wire_struct!(Ceremony {
+    cluster,
+    operation,
+    key,
+    name,
+    version,
+    suite,
+    roster,
+    holders,
+    threshold,
+    membership,
+    epoch,
+    base,
+});
+
+/// The epoch whose shares are dealt out anew.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Base {
+    /// Digest of its certificate core.
+    pub core: Digest,
+    /// Holders of that epoch who may deal, ascending; at least its threshold.
+    pub dealers: Vec<NodeId>,
+}
+crate::wire_struct!(Base { core, dealers });
 
 impl Ceremony {
     /// Binds every message and vote to this attempt: FROST's proofs of knowledge have no context of their own.
@@ -69,12 +99,60 @@ impl Ceremony {
         tagged_hash("symbolon/ceremony/v1", &encode(self))
     }
 
-    /// Checks roster and threshold.
+    /// Checks roster, holders and threshold. What of a base can be checked only beside it, [`Ceremony::follows`] checks.
     ///
     /// # Errors
-    /// `invalid_argument` when a node is named twice, there are too many, or the threshold does not fit.
+    /// `invalid_argument` when a node is named twice, there are too many, the threshold does not fit, or the holders are not the
+    /// part of the roster that they must be.
     pub fn check(&self) -> Result<(), Refusal> {
-        RosterPlan { roster: self.roster.clone(), spares: Vec::new(), threshold: self.threshold }.check()
+        RosterPlan { roster: self.roster.clone(), spares: Vec::new(), threshold: self.threshold }.check()?;
+        let complete = self.base.is_some() || self.holders == self.roster;
+        if complete && enough_holders(&self.roster, &self.holders, self.threshold) {
+            return Ok(());
+        }
+        Err(Refusal::new(ErrorCode::InvalidArgument, "the holders are not enough of the roster, or not in its order"))
+    }
+
+    /// Whether this attempt gives new shares to the key of a certificate core: its digest is the base, it is of the same
+    /// version and of an earlier epoch, and those who may deal are holders of it, ascending, and at least its threshold.
+    #[must_use]
+    pub fn follows(&self, core: &CertificateCore) -> bool {
+        let Some(base) = &self.base else { return false };
+        base.core == core.digest()
+            && core.cluster == self.cluster
+            && core.key == self.key
+            && core.name == self.name
+            && core.version == self.version
+            && core.suite == self.suite
+            && core.epoch < self.epoch
+            && base.dealers.is_sorted_by(|a, b| a < b)
+            && base.dealers.len() >= core.threshold.get()
+            && base.dealers.iter().all(|dealer| core.holders.contains(dealer))
+    }
+
+    /// The certificate core that this attempt ends with.
+    pub(crate) fn core(
+        &self,
+        public_key: [u8; 32],
+        verifying_shares: Vec<[u8; 32]>,
+        transcript: Digest,
+    ) -> CertificateCore {
+        CertificateCore {
+            cluster: self.cluster,
+            key: self.key,
+            name: self.name.clone(),
+            version: self.version,
+            suite: self.suite,
+            public_key,
+            roster: self.roster.clone(),
+            holders: self.holders.clone(),
+            threshold: self.threshold,
+            membership: self.membership,
+            epoch: self.epoch,
+            verifying_shares,
+            transcript,
+            previous: self.base.as_ref().map(|base| base.core),
+        }
     }
 
     /// Whether a certificate core can be the result of this attempt.
@@ -86,11 +164,12 @@ impl Ceremony {
             && core.version == self.version
             && core.suite == self.suite
             && core.roster == self.roster
+            && core.holders == self.holders
             && core.threshold == self.threshold
             && core.membership == self.membership
             && core.epoch == self.epoch
             && core.verifying_shares.len() == self.roster.len()
-            && core.previous.is_none()
+            && core.previous == self.base.as_ref().map(|base| base.core)
     }
 
     /// Where this node keeps its [`Participation`].
@@ -152,12 +231,13 @@ crate::wire_enum!(Participation { 1 => Begun, 2 => Ready(core) });
 pub struct OwnVotes {
     /// Its part in this attempt so far.
     pub participation: Option<Participation>,
-    /// Whether it ever voted ACTIVATED for this version, in any epoch.
+    /// Whether it voted ACTIVATED for this version: in any epoch, before a Generate; in the attempt's epoch or a later one,
+    /// before a Redistribute, which begins from an epoch that was activated.
     pub activated: bool,
 }
 
 impl OwnVotes {
-    /// Whether a machine may be started.
+    /// Whether [`Generate`] may be started.
     ///
     /// # Errors
     /// [`VoteRefused::Begun`] after a restart within the attempt, [`VoteRefused::Activated`] when the version has a key.
@@ -169,7 +249,8 @@ impl OwnVotes {
         }
     }
 
-    /// Whether READY may be voted for a core of this attempt: at most one core per epoch, and none once the version has a key.
+    /// Whether READY may be voted for a core of this attempt: at most one core per epoch, and none once the version has a key
+    /// (for a redistribution: shares of this epoch or a later one).
     ///
     /// That every lower epoch was committed or aborted before needs no check: an attempt begins with the entry that ends the
     /// one before it.
@@ -234,7 +315,7 @@ pub fn ready_vote(
 }
 
 /// The vote itself; none when the share is not the one of `me` in the core.
-fn sign_ready(
+pub(crate) fn sign_ready(
     me: NodeId,
     core: &CertificateCore,
     secret: &ShareSecret,

@@ -180,7 +180,7 @@ fn transcript_digest(ceremony: &Digest, round1: &Digest, shares: &Vec<[u8; 32]>,
 }
 
 /// A point as it may stand in a certificate: canonical, of prime order, not the identity.
-fn point(bytes: &[u8; 32]) -> Option<EdwardsPoint> {
+pub(crate) fn point(bytes: &[u8; 32]) -> Option<EdwardsPoint> {
     let point = CompressedEdwardsY(*bytes).decompress()?;
     let good = point.is_torsion_free() && point != EdwardsPoint::identity() && point.compress().as_bytes() == bytes;
     good.then_some(point)
@@ -189,7 +189,7 @@ fn point(bytes: &[u8; 32]) -> Option<EdwardsPoint> {
 /// The value at `at` of the polynomial of degree below `base.len()` through `base` (Lagrange, in the exponent).
 ///
 /// `P(at) = sum over i of y_i · prod over k != i of (at - x_k) / (x_i - x_k)`; the x are distinct.
-fn interpolate(base: &[(Scalar, EdwardsPoint)], at: &Scalar) -> EdwardsPoint {
+pub(crate) fn interpolate(base: &[(Scalar, EdwardsPoint)], at: &Scalar) -> EdwardsPoint {
     let weight = |i: usize, x_i: &Scalar| -> Scalar {
         let others = base.iter().enumerate().filter(|(k, _)| *k != i).map(|(_, (x_k, _))| x_k);
         others.map(|x_k| (at - x_k) * (x_i - x_k).invert()).product()
@@ -251,20 +251,6 @@ pub(super) fn result(
     }
     let verifying_shares: Vec<[u8; 32]> = ceremony.roster.iter().filter_map(|node| shares.get(node).copied()).collect();
     let transcript = transcript_digest(&ceremony.digest(), round1, &verifying_shares, &public_key);
-    let core = CertificateCore {
-        cluster: ceremony.cluster,
-        key: ceremony.key,
-        name: ceremony.name.clone(),
-        version: ceremony.version,
-        suite: ceremony.suite,
-        public_key,
-        roster: ceremony.roster.clone(),
-        threshold: ceremony.threshold,
-        membership: ceremony.membership,
-        epoch: ceremony.epoch,
-        verifying_shares,
-        transcript,
-        previous: None,
-    };
+    let core = ceremony.core(public_key, verifying_shares, transcript);
     Some((core, secret))
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use super::{Action, Grant, RequestBody, Role, VersionSelector};
 use crate::error::{ErrorCode, Refusal};
+use crate::genesis::valid_address;
+use crate::id::NodeId;
 use crate::limits;
 
 /// Rules of the body that the codec cannot express.
@@ -45,6 +47,9 @@ fn check_key_field(body: &RequestBody) -> Result<(), Refusal> {
             | Action::RevokeKey { .. }
             | Action::DestroyKey { .. }
             | Action::CancelDestroyKey
+            | Action::RefreshKey { .. }
+            | Action::ReshareKey { .. }
+            | Action::SetKeyPolicy { .. }
             | Action::Sign
     );
     if needs_key == body.key.is_some() {
@@ -57,11 +62,25 @@ fn check_key_field(body: &RequestBody) -> Result<(), Refusal> {
 fn check_action(action: &Action) -> Result<(), Refusal> {
     let invalid = |message: String| Err(Refusal::new(ErrorCode::InvalidArgument, message));
     match action {
-        Action::CreateKey { plan, tags, .. } => {
+        Action::CreateKey { plan, tags, policy, .. } => {
             plan.check()?;
+            policy.check()?;
             check_tags(tags)
         }
         Action::RotateKey { plan, .. } => plan.check(),
+        Action::RefreshKey { absent } => check_absent(absent),
+        Action::ReshareKey { plan, .. } if !plan.spares.is_empty() => {
+            invalid("shares are moved to the roster that is named: it has no spares".to_owned())
+        }
+        Action::ReshareKey { plan, absent } => {
+            plan.check()?;
+            check_absent(absent)
+        }
+        Action::SetKeyPolicy { policy } => policy.check(),
+        Action::ListOperations { after, .. } if !matches!(after.len(), 0 | 32) => {
+            invalid("a page of operations goes on after an operation's id".to_owned())
+        }
+        Action::ListOperations { limit, .. } => check_page(*limit, ""),
         Action::RevokeKey { reason } if reason.is_empty() || reason.len() > limits::REASON_BYTES => {
             invalid(format!("a reason of 1 to {} bytes is needed", limits::REASON_BYTES))
         }
@@ -77,6 +96,14 @@ fn check_action(action: &Action) -> Result<(), Refusal> {
             check_page(*limit, after)
         }
         Action::ListClients { limit, after } => check_page(*limit, after),
+        Action::AddMember { member, .. } | Action::ReplaceMember { member, .. } => {
+            check_addresses(&member.peer_address, &member.client_address)?;
+            if member.zone.len() <= limits::NAME_BYTES {
+                return Ok(());
+            }
+            invalid(format!("a zone has at most {} bytes", limits::NAME_BYTES))
+        }
+        Action::MoveMember { peer_address, client_address, .. } => check_addresses(peer_address, client_address),
         Action::RevokeKey { .. }
         | Action::DestroyKey { .. }
         | Action::SuspendKey
@@ -86,9 +113,32 @@ fn check_action(action: &Action) -> Result<(), Refusal> {
         | Action::ShowKey { .. }
         | Action::Status
         | Action::Explain { .. }
+        | Action::Doctor
         | Action::RemoveClient { .. }
+        | Action::RemoveMember { .. }
+        | Action::ListMembers { .. }
         | Action::UpgradeCluster { .. } => Ok(()),
     }
+}
+
+fn check_addresses(peer: &str, client: &str) -> Result<(), Refusal> {
+    for address in [peer, client] {
+        if !valid_address(address) {
+            let message = format!("`{address}` is no address of a node: host:port is expected");
+            return Err(Refusal::new(ErrorCode::InvalidArgument, message));
+        }
+    }
+    if peer != client {
+        return Ok(());
+    }
+    Err(Refusal::new(ErrorCode::InvalidArgument, "peers and clients need two addresses"))
+}
+
+fn check_absent(absent: &[NodeId]) -> Result<(), Refusal> {
+    if absent.len() <= 2 * limits::ROSTER_NODES && absent.is_sorted_by(|a, b| a < b) {
+        return Ok(());
+    }
+    Err(Refusal::new(ErrorCode::InvalidArgument, "absent nodes are named once each, ascending"))
 }
 
 fn check_page(limit: u32, after: &str) -> Result<(), Refusal> {

@@ -1,20 +1,34 @@
-//! The coordinating side of one attempt to sign: which holders are asked, and what becomes of their answers.
+//! The coordinating side of a signature: which holders are asked, and what becomes of their answers.
 //!
-//! Exactly t holders are asked, in the order that the driver prefers. One that fails in round 1 is replaced within the attempt.
-//! In round 2 the package stands: one that fails there ends the attempt, and the driver starts another one without it. The
-//! coordinator has no authority: it cannot change what is signed, and what it returns has been verified.
+//! A *session* is both rounds with one set of t signers. The first one asks t holders and a spare, and is formed of the first t
+//! that commit. When a signer fails or is slow, another session starts without the signers that one waits for, and the old one
+//! may still win: ROAST (ePrint 2022/550). A holder owes a share in at most one session at a time, and the shares of a session
+//! that stalls are checked before another one starts; so each session that does not end well is held up by a holder of its
+//! own, and with at most n - t of these the last of n - t + 1 sessions ends well. An answer that nobody waits for changes
+//! nothing, unless it proves that its sender lied. The coordinator has no authority: it cannot change what is signed, and what
+//! it returns has been verified.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod answers;
+mod failure;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use self::answers::Misdeed;
 use super::frost::{self, DecodedPairs, DecodedShares, KeyGroup};
 use super::holder::OwnPairs;
-use super::{CheckedSigners, Commitments, Round1, Round2, Shares, misbehaved, misfit};
-use crate::error::{Detail, ErrorCode, Fault, Refusal};
-use crate::id::{Digest, NodeId};
+use super::{CheckedSigners, Commitments, Round1, Round2, Shares, contradict, misbehaved, sessions_allowed};
+use crate::blame::Blame;
+use crate::error::{ErrorCode, Refusal};
+use crate::id::{Digest, NodeId, SigningSession};
 use crate::identity::PublicKey;
+use crate::request::SignedRequest;
+use crate::wire::Bytes;
 
-/// What an attempt is made of.
+/// Holders that are asked beside the t that are needed.
+const SPARES: usize = 1;
+
+/// What a request is signed with.
 #[derive(Debug)]
 pub struct Plan {
     /// The node that coordinates.
@@ -23,14 +37,55 @@ pub struct Plan {
     pub group: Arc<KeyGroup>,
     /// Identity keys of the roster.
     pub members: Arc<BTreeMap<NodeId, PublicKey>>,
-    /// Digest of the verified request.
-    pub request: Digest,
-    /// What holders are asked; its messages were checked against the request, its session is random and new.
-    pub round1: Arc<Round1>,
+    /// The verified request.
+    pub request: SignedRequest,
+    /// Its digest.
+    pub digest: Digest,
+    /// The messages, checked against the request.
+    pub messages: Arc<Vec<Bytes>>,
+    /// Ids for sessions, random, and not used before with these shares. At most [`sessions_allowed`] of them are used.
+    pub sessions: Vec<SigningSession>,
     /// Holders in the order in which they are asked; those that the driver knows to be unreachable are left out.
     pub preference: Vec<NodeId>,
-    /// Holders that failed in an earlier attempt for this request.
+    /// Holders that broke the protocol for this request before.
     pub excluded: BTreeSet<NodeId>,
+}
+
+/// What a holder answers, or does not.
+pub enum Answer {
+    /// Commitments, in round 1.
+    Commitments(Commitments),
+    /// The same of the holder on this node: its own points and its own signature need no check.
+    Own(Commitments, OwnPairs),
+    /// Signature shares, in round 2.
+    Shares(Shares),
+    /// A refusal, in either round.
+    Refused(Refusal),
+    /// The holder cannot be reached, or did not answer in time.
+    Silent,
+}
+
+/// What happens to a coordinator.
+pub enum Input {
+    /// To each question comes one answer, or [`Answer::Silent`] at the deadline of the round.
+    Answer {
+        /// The holder that was asked: from the channel, never from the message.
+        from: NodeId,
+        /// The session that it was asked for.
+        session: SigningSession,
+        /// What it said.
+        answer: Answer,
+    },
+    /// The time of an [`Effect::Wait`] is over.
+    Patience(Patience),
+}
+
+/// Answers for which there is patience: whoever does not give his in time is slow, and others are asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Patience {
+    session: SigningSession,
+    second_round: bool,
+    nodes: Vec<NodeId>,
 }
 
 /// What the driver does.
@@ -40,340 +95,395 @@ pub enum Effect {
     Ask(NodeId, Arc<Round1>),
     /// Sends [`CheckedSigners::round2`] to a holder; the holder on this node gets the checked form itself.
     Finish(NodeId, Arc<CheckedSigners>),
-    /// Notes that a holder broke the protocol; the attempt goes on without it.
-    Misbehaved(NodeId, Refusal),
+    /// Gives it back as [`Input::Patience`] after [`crate::limits::SIGN_PATIENCE_MS`].
+    Wait(Patience),
+    /// Notes that a holder broke the protocol; the request goes on without it.
+    Misbehaved {
+        /// Who.
+        node: NodeId,
+        /// How.
+        refusal: Refusal,
+        /// What proves it to others, where its own signature does.
+        blame: Option<Box<Blame>>,
+    },
     /// Ends: one verified signature for each message, and who made them.
     Done {
         /// Signatures in the order of the messages (RFC 8032 encoding).
         signatures: Vec<[u8; 64]>,
         /// The holders that signed.
         holders: Vec<NodeId>,
+        /// Sessions that were begun.
+        sessions: usize,
     },
-    /// Ends without signatures.
-    Failed(Failure),
+    /// Ends without signatures. `epoch_changed` when a holder that is missed has, or waits for, other shares than these: then
+    /// the driver brings its state up to date and starts again.
+    Failed(Refusal),
 }
 
-/// Why an attempt ended without signatures.
-#[derive(Debug)]
-pub enum Failure {
-    /// Holders broke the protocol in round 2. Another attempt may go on without them.
-    Blamed {
-        /// Who, and how.
-        culprits: BTreeMap<NodeId, Refusal>,
-        /// What proves it.
-        evidence: Evidence,
-    },
-    /// A holder did not finish round 2. Another attempt may go on without it.
-    Lost {
-        /// Who.
-        node: NodeId,
-        /// What it said; none when it was unreachable.
-        refusal: Option<Refusal>,
-    },
-    /// Too few holders remain, or most of them refuse: another attempt would end in the same way.
-    Refused(Refusal),
+struct Session {
+    round1: Arc<Round1>,
+    /// Asked in round 1 and not heard of; whether their patience is over.
+    asked: BTreeMap<NodeId, bool>,
+    stage: Stage,
 }
 
-/// Signed statements against the holders that are blamed. With the certificate and the messages anybody can repeat the check:
-/// commitments and shares carry the holder's signature, shares name the package.
-#[derive(Debug, Clone)]
-pub struct Evidence {
-    /// Digest of the request.
-    pub request: Digest,
-    /// Signers and commitments.
-    pub package: Arc<Round2>,
-    /// What the culprits answered.
-    pub shares: BTreeMap<NodeId, Shares>,
+enum Stage {
+    /// Round 1: who committed.
+    Forming(BTreeMap<NodeId, (Commitments, DecodedPairs)>),
+    /// Round 2.
+    Signing(Signing),
+    /// It cannot be completed.
+    Over,
 }
 
-enum State {
-    Committing {
-        /// Asked and not failed, answered or not.
-        asked: BTreeSet<NodeId>,
-        got: BTreeMap<NodeId, (Commitments, DecodedPairs)>,
-    },
-    Signing {
-        signers: Arc<CheckedSigners>,
-        waiting: BTreeSet<NodeId>,
-        got: BTreeMap<NodeId, Shares>,
-        decoded: BTreeMap<NodeId, DecodedShares>,
-    },
-    Ended,
+struct Signing {
+    signers: Arc<CheckedSigners>,
+    waiting: BTreeSet<NodeId>,
+    got: BTreeMap<NodeId, (Shares, DecodedShares)>,
+    /// Patience is over: another session may start, and every share is checked by itself.
+    stalled: bool,
 }
 
-/// One attempt. Late, repeated and unasked answers change nothing.
+impl Session {
+    fn owes(&self, node: NodeId) -> bool {
+        matches!(&self.stage, Stage::Signing(signing) if signing.waiting.contains(&node))
+    }
+    fn is_signing(&self) -> bool {
+        matches!(self.stage, Stage::Signing(_))
+    }
+}
+
+/// The coordination of one request, with the shares of one epoch.
 pub struct Coordinator {
     plan: Plan,
-    spares: VecDeque<NodeId>,
-    /// Who failed in round 1, and what it said; none when it was unreachable.
+    sessions: Vec<Session>,
+    /// Who is left out of this request, and what it said; none when it was silent.
     failed: BTreeMap<NodeId, Option<Refusal>>,
-    state: State,
+    ended: bool,
 }
 
 impl Coordinator {
-    /// Starts: asks the first t of the preference that are holders and not excluded.
+    /// Starts the first session.
     #[must_use]
-    pub fn new(plan: Plan) -> (Self, Vec<Effect>) {
+    pub fn new(mut plan: Plan) -> (Self, Vec<Effect>) {
         let core = plan.group.core();
-        let threshold = core.threshold.get();
         let mut seen = BTreeSet::new();
-        let usable = |node: &NodeId| core.roster.contains(node) && !plan.excluded.contains(node);
-        let mut spares: VecDeque<NodeId> =
-            plan.preference.iter().copied().filter(|node| usable(node) && seen.insert(*node)).collect();
-        let mut asked = BTreeSet::new();
+        plan.preference
+            .retain(|node| core.holders.contains(node) && !plan.excluded.contains(node) && seen.insert(*node));
+        plan.sessions.truncate(sessions_allowed(core));
+        let mut coordinator = Self { plan, sessions: Vec::new(), failed: BTreeMap::new(), ended: false };
         let mut effects = Vec::new();
-        if spares.len() >= threshold {
-            for node in spares.drain(..threshold) {
-                asked.insert(node);
-                effects.push(Effect::Ask(node, Arc::clone(&plan.round1)));
-            }
-        }
-        let state = State::Committing { asked, got: BTreeMap::new() };
-        let mut coordinator = Self { plan, spares, failed: BTreeMap::new(), state };
-        if effects.is_empty() {
-            effects = coordinator.give_up();
-        }
+        coordinator.go_on(&mut effects);
         (coordinator, effects)
     }
 
     /// Whether nothing more will come out.
     #[must_use]
     pub fn has_ended(&self) -> bool {
-        matches!(self.state, State::Ended)
+        self.ended
     }
 
-    /// Holders whose answer is awaited.
+    /// Sessions for which no package was made. Holders that committed in one of them do so again in the same words, so a request
+    /// that begins anew with the same shares goes on with these.
     #[must_use]
-    pub fn waiting_for(&self) -> BTreeSet<NodeId> {
-        match &self.state {
-            State::Committing { asked, got } => asked.iter().copied().filter(|node| !got.contains_key(node)).collect(),
-            State::Signing { waiting, .. } => waiting.clone(),
-            State::Ended => BTreeSet::new(),
-        }
+    pub fn unused_sessions(&self) -> &[SigningSession] {
+        let used = self.sessions.iter().filter(|session| !matches!(session.stage, Stage::Forming(_))).count();
+        self.plan.sessions.get(used..).unwrap_or_default()
     }
 
-    /// A holder's commitments arrived; `from` comes from the channel.
+    /// Takes what happened and says what is to be done.
     #[must_use = "effects that are not carried out are lost"]
-    pub fn commitments(&mut self, from: NodeId, commitments: Commitments) -> Vec<Effect> {
-        self.take_commitments(from, commitments, None)
-    }
-
-    /// The holder on this node committed: its own points and its own signature need no check.
-    pub fn own_commitments(&mut self, commitments: Commitments, pairs: OwnPairs) -> Vec<Effect> {
-        self.take_commitments(self.plan.coordinator, commitments, Some(pairs))
-    }
-
-    fn take_commitments(&mut self, from: NodeId, commitments: Commitments, own: Option<OwnPairs>) -> Vec<Effect> {
-        let threshold = self.plan.group.core().threshold.get();
-        let State::Committing { asked, got } = &mut self.state else { return Vec::new() };
-        let late = commitments.session != self.plan.round1.session;
-        if late || !asked.contains(&from) || got.contains_key(&from) {
-            return Vec::new();
+    pub fn handle(&mut self, input: Input) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        if self.ended {
+            return effects;
         }
+        let id = match &input {
+            Input::Answer { session, .. } | Input::Patience(Patience { session, .. }) => *session,
+        };
+        let Some(at) = self.sessions.iter().position(|session| session.round1.session == id) else { return effects };
+        match input {
+            Input::Answer { from, answer, .. } => match answer {
+                Answer::Commitments(commitments) => self.committed(at, from, commitments, None, &mut effects),
+                Answer::Own(commitments, pairs) => self.committed(at, from, commitments, Some(pairs), &mut effects),
+                Answer::Shares(shares) => self.signed(at, from, shares, &mut effects),
+                Answer::Refused(refusal) => self.lost(at, from, Some(refusal)),
+                Answer::Silent => self.lost(at, from, None),
+            },
+            Input::Patience(patience) => self.patience_over(at, &patience, &mut effects),
+        }
+        self.go_on(&mut effects);
+        effects
+    }
+
+    /// Does what follows from how things stand: at most one session forms, and one that may still be quick is waited for.
+    fn go_on(&mut self, effects: &mut Vec<Effect>) {
+        if self.ended {
+            return;
+        }
+        let threshold = self.threshold();
+        let standing = |session: &Session| match &session.stage {
+            Stage::Forming(got) => Some((got.len(), session.asked.len())),
+            Stage::Signing(_) | Stage::Over => None,
+        };
+        let forming = self.sessions.iter().position(|session| standing(session).is_some());
+        match forming {
+            Some(at) => {
+                if self.sessions.get(at).and_then(standing).is_some_and(|(got, _)| got >= threshold) {
+                    return self.start_signing(at, effects);
+                }
+                self.ask_more(at, effects);
+                if self.sessions.get(at).and_then(standing).is_some_and(|(got, asked)| got + asked >= threshold) {
+                    return;
+                }
+            }
+            None if self.may_be_quick() => return,
+            None if self.eligible().len() >= threshold && self.begin(effects) => return,
+            None => {}
+        }
+        // Those that owe a share may still give it, or come free for the session that forms.
+        if !self.sessions.iter().any(Session::is_signing) {
+            self.give_up(effects);
+        }
+    }
+
+    fn threshold(&self) -> usize {
+        self.plan.group.core().threshold.get()
+    }
+
+    fn may_be_quick(&self) -> bool {
+        self.sessions.iter().any(|session| matches!(&session.stage, Stage::Signing(signing) if !signing.stalled))
+    }
+
+    /// Holders that may take part in another session; those that are slow to commit come last.
+    fn eligible(&self) -> Vec<NodeId> {
+        let owes = |node: NodeId| self.sessions.iter().any(|session| session.owes(node));
+        let is_slow = |node| self.sessions.iter().any(|session| session.asked.get(&node) == Some(&true));
+        let usable =
+            self.plan.preference.iter().copied().filter(|node| !self.failed.contains_key(node) && !owes(*node));
+        let (slow, quick): (Vec<NodeId>, Vec<NodeId>) = usable.partition(|node| is_slow(*node));
+        [quick, slow].concat()
+    }
+
+    /// Starts another session, if there may be one.
+    fn begin(&mut self, effects: &mut Vec<Effect>) -> bool {
+        let plan = &self.plan;
+        let Some(session) = plan.sessions.get(self.sessions.len()).copied() else { return false };
+        let core = plan.group.core();
+        let round1 = Round1 {
+            session,
+            key: core.key,
+            version: core.version,
+            epoch: core.epoch,
+            request: plan.request.clone(),
+            messages: Vec::clone(&plan.messages),
+        };
+        let stage = Stage::Forming(BTreeMap::new());
+        self.sessions.push(Session { round1: Arc::new(round1), asked: BTreeMap::new(), stage });
+        self.ask_more(self.sessions.len() - 1, effects);
+        true
+    }
+
+    /// Asks so many that t and a spare have committed or may do so soon.
+    fn ask_more(&mut self, at: usize, effects: &mut Vec<Effect>) {
+        let (wanted, eligible) = (self.threshold() + SPARES, self.eligible());
+        let Some(Session { round1, asked, stage: Stage::Forming(got) }) = self.sessions.get_mut(at) else { return };
+        let expected = got.len() + asked.values().filter(|slow| !**slow).count();
+        let others = eligible.into_iter().filter(|node| !got.contains_key(node) && !asked.contains_key(node));
+        let mut nodes: Vec<NodeId> = others.take(wanted.saturating_sub(expected)).collect();
+        if nodes.is_empty() {
+            return;
+        }
+        // This node's own work is done while the questions are on their way.
+        nodes.sort_by_key(|node| *node == self.plan.coordinator);
+        asked.extend(nodes.iter().map(|node| (*node, false)));
+        effects.extend(nodes.iter().map(|node| Effect::Ask(*node, Arc::clone(round1))));
+        effects.push(Effect::Wait(Patience { session: round1.session, second_round: false, nodes }));
+    }
+
+    fn committed(
+        &mut self,
+        at: usize,
+        from: NodeId,
+        commitments: Commitments,
+        own: Option<OwnPairs>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(session) = self.sessions.get_mut(at) else { return };
+        if session.asked.remove(&from).is_none() {
+            return self.repeated(at, from, commitments, effects);
+        }
+        // A spare that came too late for this session is free for the next one.
+        let Stage::Forming(got) = &mut session.stage else { return };
         let admitted = match own {
             Some(pairs) => Ok(pairs.0),
-            None => self.plan.admit(from, &commitments),
+            None => self.plan.admit(from, &session.round1, &commitments),
         };
         match admitted {
             Ok(decoded) => {
                 got.insert(from, (commitments, decoded));
-                if got.len() < threshold { Vec::new() } else { self.start_signing() }
             }
-            Err(refusal) => {
-                let mut effects = vec![Effect::Misbehaved(from, refusal.clone())];
-                effects.extend(self.replace(from, Some(refusal)));
-                effects
-            }
+            Err(misdeed) => self.leave_out(from, misdeed, effects),
         }
     }
 
-    /// A holder refused, in either round.
-    #[must_use = "effects that are not carried out are lost"]
-    pub fn refused(&mut self, from: NodeId, refusal: Refusal) -> Vec<Effect> {
-        self.drop_holder(from, Some(refusal))
-    }
-
-    /// A holder cannot be reached, or did not answer in time.
-    #[must_use = "effects that are not carried out are lost"]
-    pub fn unreachable(&mut self, from: NodeId) -> Vec<Effect> {
-        self.drop_holder(from, None)
-    }
-
-    /// A holder's signature shares arrived; `from` comes from the channel. Their signature is checked when the sum does not
-    /// verify: it says who is to blame, and nothing about a sum that is right.
-    #[must_use = "effects that are not carried out are lost"]
-    pub fn shares(&mut self, from: NodeId, shares: Shares) -> Vec<Effect> {
-        let State::Signing { signers, waiting, got, decoded } = &mut self.state else { return Vec::new() };
-        if shares.session != signers.round1.session || !waiting.contains(&from) {
-            return Vec::new();
-        }
-        let good = if shares.package != signers.package {
-            Err(misbehaved(from, "signed another package than it was sent"))
-        } else if shares.shares.len() != signers.round1.messages.len() {
-            Err(misbehaved(from, "did not send one signature share for each message"))
-        } else {
-            frost::decode_shares(from, &shares.shares)
-        };
-        got.insert(from, shares);
-        match good {
-            Ok(good) => {
-                waiting.remove(&from);
-                decoded.insert(from, good);
-                if waiting.is_empty() { self.add_up() } else { Vec::new() }
-            }
-            Err(refusal) => self.blame(BTreeMap::from([(from, refusal)])),
+    /// Commitments that were not waited for prove something when their sender committed to others before.
+    fn repeated(&mut self, at: usize, from: NodeId, second: Commitments, effects: &mut Vec<Effect>) {
+        let first = self.sessions.get(at).and_then(|session| match &session.stage {
+            Stage::Forming(got) => got.get(&from).map(|(first, _)| first),
+            Stage::Signing(signing) => signing.signers.round2.signers.iter().find(|signer| signer.node == from),
+            Stage::Over => None,
+        });
+        let Some(first) = first.filter(|first| contradict(first, &second)) else { return };
+        let blame = Blame::split_view(self.plan.digest, first.clone(), second);
+        if blame.verifies(self.plan.group.core(), &self.plan.members) {
+            let refusal = misbehaved(from, "signed two different commitments for one session");
+            self.leave_out(from, Misdeed { refusal, blame: Some(Box::new(blame)) }, effects);
         }
     }
 
-    fn drop_holder(&mut self, from: NodeId, refusal: Option<Refusal>) -> Vec<Effect> {
-        match &self.state {
-            State::Committing { asked, got } if asked.contains(&from) && !got.contains_key(&from) => {
-                self.replace(from, refusal)
-            }
-            State::Signing { waiting, .. } if waiting.contains(&from) => {
-                self.state = State::Ended;
-                vec![Effect::Failed(Failure::Lost { node: from, refusal })]
-            }
-            State::Committing { .. } | State::Signing { .. } | State::Ended => Vec::new(),
-        }
-    }
-
-    /// Asks the next spare instead of a holder that failed in round 1.
-    fn replace(&mut self, from: NodeId, refusal: Option<Refusal>) -> Vec<Effect> {
-        let State::Committing { asked, .. } = &mut self.state else { return Vec::new() };
-        asked.remove(&from);
-        self.failed.insert(from, refusal);
-        match self.spares.pop_front() {
-            Some(spare) => {
-                asked.insert(spare);
-                vec![Effect::Ask(spare, Arc::clone(&self.plan.round1))]
-            }
-            None => self.give_up(),
-        }
-    }
-
-    fn start_signing(&mut self) -> Vec<Effect> {
-        let State::Committing { got, .. } = std::mem::replace(&mut self.state, State::Ended) else { return Vec::new() };
-        let mut signers = Vec::with_capacity(got.len());
-        let mut points = Vec::with_capacity(got.len());
+    fn start_signing(&mut self, at: usize, effects: &mut Vec<Effect>) {
+        let Some(session) = self.sessions.get_mut(at) else { return };
+        let Stage::Forming(got) = std::mem::replace(&mut session.stage, Stage::Over) else { return };
+        let (mut signers, mut points) = (Vec::with_capacity(got.len()), Vec::with_capacity(got.len()));
         for (node, (commitments, decoded)) in got {
             signers.push(commitments);
             points.push((node, decoded));
         }
-        let Plan { round1, request, .. } = &self.plan;
-        let round2 = Arc::new(Round2 { session: round1.session, signers });
-        let signers = match CheckedSigners::assemble(Arc::clone(round1), round2, *request, &points) {
+        let round2 = Arc::new(Round2 { session: session.round1.session, signers });
+        let round1 = Arc::clone(&session.round1);
+        let signers = match CheckedSigners::assemble(round1, round2, self.plan.digest, &points) {
             Ok(signers) => Arc::new(signers),
-            Err(refusal) => return vec![Effect::Failed(Failure::Refused(refusal))],
+            Err(refusal) => return self.fail(refusal, effects),
         };
-        let waiting: BTreeSet<NodeId> = points.iter().map(|(node, _)| *node).collect();
-        let effects = waiting.iter().map(|node| Effect::Finish(*node, Arc::clone(&signers))).collect();
-        self.state = State::Signing { signers, waiting, got: BTreeMap::new(), decoded: BTreeMap::new() };
-        effects
+        let mut nodes: Vec<NodeId> = points.iter().map(|(node, _)| *node).collect();
+        nodes.sort_by_key(|node| *node == self.plan.coordinator);
+        effects.extend(nodes.iter().map(|node| Effect::Finish(*node, Arc::clone(&signers))));
+        let waiting = nodes.iter().copied().collect();
+        session.stage = Stage::Signing(Signing { signers, waiting, got: BTreeMap::new(), stalled: false });
+        effects.push(Effect::Wait(Patience { session: session.round1.session, second_round: true, nodes }));
     }
 
-    fn add_up(&mut self) -> Vec<Effect> {
-        let State::Signing { signers, got, decoded, .. } = &self.state else { return Vec::new() };
+    fn signed(&mut self, at: usize, from: NodeId, shares: Shares, effects: &mut Vec<Effect>) {
+        let Some(Session { stage: Stage::Signing(signing), .. }) = self.sessions.get_mut(at) else { return };
+        if !signing.waiting.contains(&from) {
+            return;
+        }
         let plan = &self.plan;
-        let bad = match frost::aggregate(&plan.group, &signers.packages, decoded) {
+        let read = plan.read(from, &signing.signers, &shares).and_then(|decoded| {
+            if signing.stalled { plan.check(from, &signing.signers, &shares, decoded) } else { Ok(decoded) }
+        });
+        match read {
+            Ok(decoded) => {
+                signing.waiting.remove(&from);
+                signing.got.insert(from, (shares, decoded));
+                if signing.waiting.is_empty() {
+                    self.add_up(at, effects);
+                }
+            }
+            // Its session waits for it no longer.
+            Err(misdeed) => self.leave_out(from, misdeed, effects),
+        }
+    }
+
+    /// A holder refused or was silent. One that owes nothing in a session that is not over has said nothing new.
+    fn lost(&mut self, at: usize, from: NodeId, refusal: Option<Refusal>) {
+        let Some(session) = self.sessions.get(at).filter(|session| !matches!(session.stage, Stage::Over)) else {
+            return;
+        };
+        if session.asked.contains_key(&from) || session.owes(from) {
+            self.drop_holder(from, refusal);
+        }
+    }
+
+    fn patience_over(&mut self, at: usize, patience: &Patience, effects: &mut Vec<Effect>) {
+        let Some(session) = self.sessions.get_mut(at) else { return };
+        if !patience.second_round {
+            for node in &patience.nodes {
+                session.asked.entry(*node).and_modify(|slow| *slow = true);
+            }
+            return;
+        }
+        let Stage::Signing(signing) = &mut session.stage else { return };
+        signing.stalled = true;
+        let (plan, mut misdeeds) = (&self.plan, Vec::new());
+        for (node, (shares, decoded)) in &signing.got {
+            if let Some(bad) = frost::first_bad(&plan.group, &signing.signers.packages, *node, decoded) {
+                misdeeds.push((*node, plan.wrong(*node, &signing.signers, shares, bad)));
+            }
+        }
+        self.caught(at, misdeeds, effects);
+    }
+
+    /// All shares are there.
+    fn add_up(&mut self, at: usize, effects: &mut Vec<Effect>) {
+        let Some(Session { stage, .. }) = self.sessions.get_mut(at) else { return };
+        let Stage::Signing(Signing { signers, got, .. }) = std::mem::replace(stage, Stage::Over) else { return };
+        let (plan, mut said, mut decoded) = (&self.plan, Vec::new(), BTreeMap::new());
+        for (node, (shares, scalars)) in got {
+            said.push((node, shares));
+            decoded.insert(node, scalars);
+        }
+        let bad = match frost::aggregate(&plan.group, &signers.packages, &decoded) {
             Ok(signatures) => {
-                let holders = got.keys().copied().collect();
-                self.state = State::Ended;
-                return vec![Effect::Done { signatures, holders }];
+                self.ended = true;
+                let holders = said.into_iter().map(|(node, _)| node).collect();
+                return effects.push(Effect::Done { signatures, holders, sessions: self.sessions.len() });
             }
             Err(bad) => bad,
         };
-        let mut culprits = BTreeMap::new();
-        for (node, shares) in got {
-            let cluster = &plan.group.core().cluster;
-            let signed = plan.members.get(node).is_some_and(|key| shares.verifies(key, cluster, &plan.request));
-            if !signed {
-                culprits.insert(*node, misbehaved(*node, "did not sign the signature shares that it sent"));
-            } else if bad.contains(node) {
-                culprits.insert(*node, misbehaved(*node, "sent a signature share that does not verify"));
-            }
-        }
-        self.blame(culprits)
-    }
-
-    fn blame(&mut self, culprits: BTreeMap<NodeId, Refusal>) -> Vec<Effect> {
-        let State::Signing { signers, got, .. } = std::mem::replace(&mut self.state, State::Ended) else {
-            return Vec::new();
+        let misdeed = |(node, shares): (NodeId, Shares)| match bad.get(&node) {
+            Some(bad) => Some((node, plan.wrong(node, &signers, &shares, *bad))),
+            None => plan.unsigned(node, &shares).map(|misdeed| (node, misdeed)),
         };
-        if culprits.is_empty() {
+        let misdeeds: Vec<_> = said.into_iter().filter_map(misdeed).collect();
+        if misdeeds.is_empty() {
             let refusal = Refusal::new(ErrorCode::Internal, "good signature shares add up to a bad signature");
-            return vec![Effect::Failed(Failure::Refused(refusal))];
+            return self.fail(refusal, effects);
         }
-        let shares = got.into_iter().filter(|(node, _)| culprits.contains_key(node)).collect();
-        let evidence = Evidence { request: self.plan.request, package: Arc::clone(&signers.round2), shares };
-        vec![Effect::Failed(Failure::Blamed { culprits, evidence })]
+        self.caught(at, misdeeds, effects);
     }
 
-    fn give_up(&mut self) -> Vec<Effect> {
-        let refusal = self.common_refusal().unwrap_or_else(|| self.below_threshold());
-        self.state = State::Ended;
-        vec![Effect::Failed(Failure::Refused(refusal))]
+    /// Signers of a session broke the protocol: it is over.
+    fn caught(&mut self, at: usize, misdeeds: Vec<(NodeId, Misdeed)>, effects: &mut Vec<Effect>) {
+        if misdeeds.is_empty() {
+            return;
+        }
+        if let Some(session) = self.sessions.get_mut(at) {
+            session.stage = Stage::Over;
+        }
+        for (node, misdeed) in misdeeds {
+            self.leave_out(node, misdeed, effects);
+        }
     }
 
-    /// What so many holders refuse for the caller's fault that the others are too few: then the caller is told that.
-    fn common_refusal(&self) -> Option<Refusal> {
-        let core = self.plan.group.core();
-        let mut by_code: BTreeMap<ErrorCode, Vec<&Refusal>> = BTreeMap::new();
-        for refusal in self.failed.values().flatten().filter(|refusal| refusal.code.row().fault == Fault::Caller) {
-            by_code.entry(refusal.code).or_default().push(refusal);
-        }
-        let others_too_few = |refusals: usize| core.roster.len().saturating_sub(refusals) < core.threshold.get();
-        by_code.into_values().find(|list| others_too_few(list.len())).and_then(|list| list.first().copied().cloned())
+    fn leave_out(&mut self, node: NodeId, misdeed: Misdeed, effects: &mut Vec<Effect>) {
+        let Misdeed { refusal, blame } = misdeed;
+        self.drop_holder(node, Some(refusal.clone()));
+        effects.push(Effect::Misbehaved { node, refusal, blame });
     }
 
-    fn below_threshold(&self) -> Refusal {
-        let core = self.plan.group.core();
-        let needed = core.threshold.get();
-        let mut reachable: BTreeSet<NodeId> = self.spares.iter().copied().collect();
-        if let State::Committing { asked, .. } = &self.state {
-            reachable.extend(asked);
-        }
-        let excluded: Vec<String> = self.plan.excluded.iter().map(NodeId::to_string).collect();
-        let refused: Vec<String> = self
-            .failed
-            .iter()
-            .filter_map(|(node, refusal)| refusal.as_ref().map(|refusal| format!("{node}: {}", refusal.code)))
-            .collect();
-        let is_unreachable = |node: &&NodeId| {
-            let said_something = self.failed.get(*node).is_some_and(Option::is_some);
-            !reachable.contains(*node) && !said_something && !self.plan.excluded.contains(*node)
-        };
-        let unreachable: Vec<String> = core.roster.iter().filter(is_unreachable).map(NodeId::to_string).collect();
-        let number = |count: usize| Detail::Number(u64::try_from(count).unwrap_or(u64::MAX));
-        let mut message = format!("key `{}` needs {needed} holders and {} can sign", core.name, reachable.len());
-        for (what, list) in [("unreachable", &unreachable), ("refused", &refused), ("excluded", &excluded)] {
-            if !list.is_empty() {
-                message.push_str(&format!("; {what}: {}", list.join(", ")));
+    /// Goes on without a holder: sessions that wait for its share are over.
+    fn drop_holder(&mut self, node: NodeId, refusal: Option<Refusal>) {
+        self.failed.entry(node).or_insert(refusal);
+        for session in &mut self.sessions {
+            session.asked.remove(&node);
+            if let Stage::Forming(got) = &mut session.stage {
+                got.remove(&node);
+            }
+            if session.owes(node) {
+                session.stage = Stage::Over;
             }
         }
-        Refusal::new(ErrorCode::BelowThreshold, message)
-            .with("reachable", number(reachable.len()))
-            .with("needed", number(needed))
-            .with("unreachable", Detail::List(unreachable))
-            .with("refused", Detail::List(refused))
-            .with("excluded", Detail::List(excluded))
     }
-}
 
-impl Plan {
-    /// Checks a holder's commitments and decodes them.
-    fn admit(&self, from: NodeId, commitments: &Commitments) -> Result<DecodedPairs, Refusal> {
-        if commitments.node != from {
-            return Err(misbehaved(from, "sent commitments of another node"));
-        }
-        if let Some(what) = misfit(commitments, &self.round1, self.coordinator) {
-            return Err(misbehaved(from, &format!("sent commitments that {what}")));
-        }
-        let cluster = &self.group.core().cluster;
-        let signed = self.members.get(&from).is_some_and(|key| commitments.verifies(key, cluster, &self.request));
-        if !signed {
-            return Err(misbehaved(from, "did not sign the commitments that it sent"));
-        }
-        frost::decode_pairs(from, &commitments.pairs)
+    fn fail(&mut self, refusal: Refusal, effects: &mut Vec<Effect>) {
+        self.ended = true;
+        effects.push(Effect::Failed(refusal));
+    }
+
+    fn give_up(&mut self, effects: &mut Vec<Effect>) {
+        let refusal = self.reason();
+        self.fail(refusal, effects);
     }
 }

@@ -3,7 +3,7 @@
 //! Decoding a point checks that it has prime order, which costs a third of a signature share: every commitment is decoded
 //! once per session and node, and a verifying share only when somebody is to be blamed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -56,8 +56,8 @@ impl KeyGroup {
         match core.suite {
             Suite::Ed25519 => {}
         }
-        let holders = core.roster.len();
-        if core.verifying_shares.len() != holders || Threshold::new(core.threshold.get(), holders).is_none() {
+        let nodes = core.roster.len();
+        if core.verifying_shares.len() != nodes || Threshold::new(core.threshold.get(), nodes).is_none() {
             return Err(refuse("roster, threshold and verifying shares do not fit together"));
         }
         let no_key = "its public key is no point of prime order";
@@ -224,13 +224,11 @@ pub(super) struct DecodedShares(Vec<SignatureShare<C>>);
 /// Decodes signature shares.
 ///
 /// # Errors
-/// `peer_misbehaved`, naming the node.
-pub(super) fn decode_shares(node: NodeId, shares: &[[u8; 32]]) -> Result<DecodedShares, Refusal> {
+/// The number of the first one that is no canonical scalar.
+pub(super) fn decode_shares(shares: &[[u8; 32]]) -> Result<DecodedShares, usize> {
     let mut decoded = Vec::with_capacity(shares.len());
-    for share in shares {
-        let share = SignatureShare::<C>::deserialize(share)
-            .map_err(|_| misbehaved(node, "sent a signature share that is no canonical scalar"))?;
-        decoded.push(share);
+    for (at, share) in shares.iter().enumerate() {
+        decoded.push(SignatureShare::<C>::deserialize(share).map_err(|_| at)?);
     }
     Ok(DecodedShares(decoded))
 }
@@ -238,20 +236,27 @@ pub(super) fn decode_shares(node: NodeId, shares: &[[u8; 32]]) -> Result<Decoded
 /// Adds the shares up to one signature for each message and verifies each strictly (RFC 9591 section 5.3, RFC 8032).
 ///
 /// # Errors
-/// The nodes whose shares do not verify; nobody, when signatures are bad and all shares are good, which cannot be.
+/// The nodes with a share that does not verify, and the first message where that is so; nobody, when signatures are bad and
+/// all shares are good, which cannot be.
 pub(super) fn aggregate(
     group: &KeyGroup,
     packages: &Packages,
     shares: &BTreeMap<NodeId, DecodedShares>,
-) -> Result<Vec<[u8; 64]>, BTreeSet<NodeId>> {
+) -> Result<Vec<[u8; 64]>, BTreeMap<NodeId, usize>> {
     let mut signatures = Vec::with_capacity(packages.0.len());
-    let mut culprits = BTreeSet::new();
+    let mut culprits = BTreeMap::new();
     for (at, package) in packages.0.iter().enumerate() {
         let of_message: BTreeMap<NodeId, SignatureShare<C>> =
             shares.iter().filter_map(|(node, list)| Some((*node, *list.0.get(at)?))).collect();
         match aggregate_one(group, package, &of_message) {
             Some(signature) => signatures.push(signature),
-            None => culprits.extend(bad_shares(group, package, &of_message)),
+            None => {
+                for (node, share) in of_message {
+                    if is_bad(group, package, node, &share) {
+                        culprits.entry(node).or_insert(at);
+                    }
+                }
+            }
         }
     }
     if signatures.len() == packages.0.len() { Ok(signatures) } else { Err(culprits) }
@@ -271,18 +276,41 @@ fn aggregate_one(
     group.public_key.verifies_raw(package.message(), &Signature::from_bytes(bytes)).then_some(bytes)
 }
 
-fn bad_shares(
-    group: &KeyGroup,
-    package: &SigningPackage<C>,
-    shares: &BTreeMap<NodeId, SignatureShare<C>>,
-) -> BTreeSet<NodeId> {
-    let is_bad = |node: NodeId, share: &SignatureShare<C>| {
+/// The first message for which a node's share does not verify.
+pub(super) fn first_bad(group: &KeyGroup, packages: &Packages, node: NodeId, shares: &DecodedShares) -> Option<usize> {
+    packages.0.iter().zip(&shares.0).position(|(package, share)| is_bad(group, package, node, share))
+}
+
+/// Whether a share does not satisfy its equation (RFC 9591 section 5.4). What cannot be calculated is nobody's fault.
+fn is_bad(group: &KeyGroup, package: &SigningPackage<C>, node: NodeId, share: &SignatureShare<C>) -> bool {
+    let verified = || {
         let number = identifier(node).ok()?;
         let verifying = VerifyingShare::<C>::deserialize(group.core.verifying_share(node)?).ok()?;
         let key = group.public.verifying_key();
-        Some(frost_core::verify_signature_share(number, &verifying, share, package, key).is_err())
+        Some(frost_core::verify_signature_share(number, &verifying, share, package, key))
     };
-    shares.iter().filter(|(node, share)| is_bad(**node, share) == Some(true)).map(|(node, _)| *node).collect()
+    matches!(verified(), Some(Err(Error::InvalidSignatureShare { .. })))
+}
+
+/// The same from what was said: whether the share of a node for a message, in a package of these commitments, is wrong.
+pub(super) fn is_wrong(
+    core: &CertificateCore,
+    node: NodeId,
+    signers: &[(NodeId, CommitmentPair)],
+    message: &Bytes,
+    share: &[u8; 32],
+) -> bool {
+    let Ok(group) = KeyGroup::new(core) else { return false };
+    let decoded: Result<Vec<_>, _> =
+        signers.iter().map(|(node, pair)| Ok((*node, decode_pairs(*node, &[*pair])?))).collect();
+    let packages =
+        decoded.and_then(|signers: Vec<(NodeId, DecodedPairs)>| packages(&signers, std::slice::from_ref(message)));
+    let Ok(packages) = packages else { return false };
+    match decode_shares(&[*share]) {
+        Ok(shares) => first_bad(&group, &packages, node, &shares).is_some(),
+        // No scalar at all.
+        Err(_) => true,
+    }
 }
 
 /// Keys from a dealer, for tests of the machines around this file.
@@ -352,6 +380,7 @@ mod tests {
             suite: Suite::Ed25519,
             public_key,
             roster: shares.iter().map(|(node, _)| *node).collect(),
+            holders: shares.iter().map(|(node, _)| *node).collect(),
             threshold: Threshold::new(threshold, shares.len()).unwrap(),
             membership: 1,
             epoch: Epoch::FIRST,
@@ -399,7 +428,7 @@ mod tests {
             let share = HolderShare::new(node, secret, &core).unwrap();
             let signed = sign(&share, vec![nonces(output)], &packages).unwrap();
             assert_eq!((node, signed.clone()), (node_of(expected), vec![bytes(expected, "sig_share")]));
-            shares.insert(node, decode_shares(node, &signed).unwrap());
+            shares.insert(node, decode_shares(&signed).ok().unwrap());
         }
         let group = KeyGroup::new(&core).unwrap();
         let signature: [u8; 64] = bytes(field(&vector, &["final_output"]), "sig");

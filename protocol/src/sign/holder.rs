@@ -5,7 +5,7 @@
 //! shares are computed takes the parts: [`Holder::lookup`], [`Pending::check`], [`Holder::take`], [`Taken::sign`],
 //! [`Holder::keep`]; only the first, third and last need the holder, and none of them computes anything.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -13,7 +13,11 @@ use rand_core::{CryptoRng, RngCore};
 
 use super::frost::{self, DecodedPairs, HolderShare};
 use super::nonce::{NoncePool, OneShotNonces, Open, Slot};
-use super::{CheckedSigners, Commitments, Round1, Round2, Shares, UNSIGNED, misbehaved, misfit};
+use super::served::Served;
+use super::{
+    CheckedSigners, Commitments, Round1, Round2, Shares, UNSIGNED, contradict, misbehaved, misfit, sessions_allowed,
+};
+use crate::blame::Blame;
 use crate::certificate::CertificateCore;
 use crate::contribute::Permit;
 use crate::error::{ErrorCode, Refusal};
@@ -52,7 +56,8 @@ impl Context<'_> {
         }
         let core = self.core();
         let held = (core.key, core.version, core.epoch);
-        if (permit.key(), permit.version(), permit.epoch()) == named && held == named {
+        let allowed = (permit.key(), permit.version(), permit.epoch());
+        if allowed == named && held == named {
             return Ok(());
         }
         let message = format!(
@@ -66,7 +71,9 @@ impl Context<'_> {
             permit.version(),
             permit.epoch(),
         );
-        Err(Refusal::new(ErrorCode::NotFresh, message))
+        // One of the two states is behind: that passes.
+        let changed = held == allowed && core.key == round1.key;
+        Err(Refusal::new(if changed { ErrorCode::EpochChanged } else { ErrorCode::NotFresh }, message))
     }
 }
 
@@ -77,11 +84,13 @@ pub struct SignRefusal {
     pub refusal: Refusal,
     /// Whether a second use of nonces was attempted: no honest coordinator does that.
     pub alarm: bool,
+    /// Signers that committed to different things in the two packages, if [`Blame::verifies`] says so.
+    pub blames: Vec<Blame>,
 }
 
 impl From<Refusal> for SignRefusal {
     fn from(refusal: Refusal) -> Self {
-        Self { refusal, alarm: false }
+        Self { refusal, alarm: false, blames: Vec::new() }
     }
 }
 
@@ -137,7 +146,7 @@ impl Pending {
         if message.session != self.round1.session {
             return refuse("mixed up two sessions");
         }
-        if signers.len() < core.threshold.get() || signers.len() > core.roster.len() {
+        if signers.len() < core.threshold.get() || signers.len() > core.holders.len() {
             return refuse(&format!("named {} signers; the key needs {}", signers.len(), core.threshold));
         }
         if !signers.iter().zip(signers.iter().skip(1)).all(|(a, b)| a.node < b.node) {
@@ -167,7 +176,7 @@ impl Pending {
             let what = format!("passed on commitments of node {} that {what}", signer.node);
             Err(misbehaved(self.coordinator, &what))
         };
-        let Some(key) = members.get(&signer.node).filter(|_| core.roster.contains(&signer.node)) else {
+        let Some(key) = members.get(&signer.node).filter(|_| core.holders.contains(&signer.node)) else {
             return refuse("holds no share of the key");
         };
         if let Some(what) = misfit(signer, &self.round1, self.coordinator) {
@@ -255,8 +264,8 @@ impl Holder {
     /// messages are checked against it here.
     ///
     /// # Errors
-    /// `not_fresh` when node and coordinator mean different epochs, `overloaded`, `peer_misbehaved` when the coordinator uses a
-    /// session twice or asks for a request too often, the refusals of [`VerifiedRequest::check_messages`].
+    /// `epoch_changed` when node and coordinator mean different shares of the key, `overloaded`, `peer_misbehaved` when the
+    /// coordinator uses a session twice or asks for a request too often, the refusals of [`VerifiedRequest::check_messages`].
     pub fn round1(
         &mut self,
         context: &Context<'_>,
@@ -279,7 +288,7 @@ impl Holder {
         }
         let core = context.core();
         check_request(message, verified, core)?;
-        self.served.check(&slot, &request, sets_allowed(core))?;
+        self.served.check(&slot, message.epoch, verified, sessions_allowed(core))?;
         self.pool.check_room(message)?;
 
         let (nonces, pairs) = OneShotNonces::generate(context.share, message.messages.len(), rng)?;
@@ -296,7 +305,7 @@ impl Holder {
             signature: UNSIGNED,
         };
         let commitments = commitments.signed(context.identity, &core.cluster, &request);
-        self.served.note(&slot, request, verified.body().expires_ms);
+        self.served.note(&slot, message.epoch, verified);
         let open = Open {
             created_ms: context.now_ms,
             round1: Arc::clone(message),
@@ -378,7 +387,8 @@ impl Holder {
         }
         if message.digest(&request) != answer.package {
             let what = "attempted nonce reuse: it sent a second package for a session that was answered";
-            return Err(SignRefusal { refusal: misbehaved(context.coordinator, what), alarm: true });
+            let refusal = misbehaved(context.coordinator, what);
+            return Err(SignRefusal { refusal, alarm: true, blames: split_views(request, &answer.signers, message) });
         }
         match &answer.shares {
             Some(shares) => Ok(Lookup::Answered(shares.clone())),
@@ -390,7 +400,8 @@ impl Holder {
     /// package is answered in this session, whatever happens.
     ///
     /// # Errors
-    /// As [`Holder::lookup`]; `internal` when the package was checked against another session.
+    /// As [`Holder::lookup`]; `peer_misbehaved` when the coordinator got shares for the request as often as can be needed,
+    /// `internal` when the package was checked against another session.
     pub fn take(&mut self, context: &Context<'_>, signers: &Arc<CheckedSigners>) -> Result<Taken, SignRefusal> {
         let slot = (context.coordinator, signers.round1.session);
         let Some(open) = self.pool.get(&slot, context.now_ms) else {
@@ -406,7 +417,8 @@ impl Holder {
         if own != Some(&*open.commitments) {
             return Err(misbehaved(context.coordinator, "left out or changed the commitments of this node").into());
         }
-        match self.pool.take(&slot, signers.package, context.now_ms) {
+        self.served.grant(context.coordinator, signers.request, sessions_allowed(context.core()))?;
+        match self.pool.take(&slot, signers, context.now_ms) {
             Some(nonces) => Ok(Taken { nonces, signers: Arc::clone(signers) }),
             None => Err(Refusal::new(ErrorCode::Internal, "an open session has no nonces").into()),
         }
@@ -418,9 +430,16 @@ impl Holder {
     }
 }
 
-/// n - t + 1: more attempts cannot be needed, since each one leaves out another holder.
-fn sets_allowed(core: &CertificateCore) -> usize {
-    core.roster.len().saturating_sub(core.threshold.get()).saturating_add(1)
+/// Signers that are in both packages of a session with different commitments.
+fn split_views(request: Digest, first: &Round2, second: &Round2) -> Vec<Blame> {
+    let mut blames = Vec::new();
+    for one in &first.signers {
+        let other = second.signers.iter().find(|other| other.node == one.node);
+        if let Some(other) = other.filter(|other| contradict(one, other)) {
+            blames.push(Blame::split_view(request, one.clone(), other.clone()));
+        }
+    }
+    blames
 }
 
 /// Checks that the request of a Round1 is the one that was verified, and that the messages are the ones it names.
@@ -433,45 +452,4 @@ fn check_request(message: &Round1, verified: &VerifiedRequest, core: &Certificat
         return Err(Refusal::new(ErrorCode::BadSignature, "the client asked for something else than this signature"));
     }
     verified.check_messages(&message.messages)
-}
-
-/// Which sessions were served for which request, until the request expires. An honest holder that remembers them never signs
-/// two commitments for one session, so nobody can frame it.
-#[derive(Debug, Default)]
-struct Served {
-    sessions: BTreeMap<(NodeId, Digest), Vec<SigningSession>>,
-    expiries: BTreeSet<(u64, NodeId, Digest)>,
-}
-
-impl Served {
-    fn expire(&mut self, now_ms: u64) {
-        while let Some((expires_ms, coordinator, request)) = self.expiries.first().copied() {
-            if expires_ms > now_ms {
-                return;
-            }
-            self.expiries.pop_first();
-            self.sessions.remove(&(coordinator, request));
-        }
-    }
-
-    fn check(&self, slot: &Slot, request: &Digest, allowed: usize) -> Result<(), Refusal> {
-        let (coordinator, session) = slot;
-        match self.sessions.get(&(*coordinator, *request)) {
-            Some(sessions) if sessions.contains(session) => Err(misbehaved(*coordinator, "used a session again")),
-            Some(sessions) if sessions.len() >= allowed => {
-                let what = format!("asked for one request more often than the {allowed} times that can be needed");
-                Err(misbehaved(*coordinator, &what))
-            }
-            None if self.sessions.len() >= limits::SEEN_REQUESTS => {
-                Err(Refusal::new(ErrorCode::Overloaded, "this node remembers as many requests as it can"))
-            }
-            Some(_) | None => Ok(()),
-        }
-    }
-
-    fn note(&mut self, slot: &Slot, request: Digest, expires_ms: u64) {
-        let (coordinator, session) = *slot;
-        self.sessions.entry((coordinator, request)).or_default().push(session);
-        self.expiries.insert((expires_ms, coordinator, request));
-    }
 }

@@ -1,22 +1,25 @@
 //! Threshold signing in two rounds: FROST(Ed25519, SHA-512), RFC 9591.
 //!
 //! ```text
-//! coordinator                          holder
-//!   Round1 (request, messages)  ---->    decides alone whether it may sign; makes nonces
-//!                               <----  Commitments, signed by its node identity
-//!   Round2 (all Commitments)    ---->    checks them; takes its nonces out; computes its shares
-//!                               <----  Shares, signed together with the digest of Round2
+//! coordinator                               holder
+//!   Round1 to t+1 (request, messages) ---->    decides alone whether it may sign; makes nonces
+//!                                     <----  Commitments, signed by its node identity
+//!   Round2 to the first t (their      ---->    checks them; takes its nonces out; computes its shares
+//!     Commitments)                    <----  Shares, signed together with the digest of Round2
 //!   adds up, verifies
 //! ```
 //!
-//! Any node coordinates and none is trusted with it: messages are bound by the client's signature, commitments and packages by
-//! the holders' signatures. Nonces live in memory only, for seconds ([`nonce`]). [`holder`] and [`coordinator`] are the two
-//! machines; `frost` is the one file that touches FROST types. Layouts and sizes: the message types here; `docs/spec`.
+//! Both rounds together are a session. One that stalls is followed by another without the signers that it waits for, and the
+//! first that is complete wins (ROAST): [`coordinator`]. Any node coordinates and none is trusted with it: messages are bound by
+//! the client's signature, commitments and packages by the holders' signatures, and these prove who lied ([`crate::blame`]).
+//! Nonces live in memory only, for seconds ([`nonce`]). [`holder`] and [`coordinator`] are the two machines; `frost` is the
+//! one file that touches FROST types. Layouts and sizes: the message types here; `docs/spec`.
 
 pub mod coordinator;
 mod frost;
 pub mod holder;
 pub mod nonce;
+mod served;
 #[cfg(test)]
 mod tests;
 
@@ -24,6 +27,7 @@ use std::fmt;
 use std::sync::Arc;
 
 pub use self::frost::{HolderShare, KeyGroup};
+use crate::certificate::CertificateCore;
 use crate::error::{Detail, ErrorCode, Refusal};
 use crate::id::{BootId, ClusterId, Digest, Epoch, KeyId, KeyVersion, NodeId, SigningSession};
 use crate::identity::{Domain, Identity, PublicKey, Signature, tagged_hash};
@@ -33,7 +37,7 @@ use crate::wire::{Bytes, Wire, Writer};
 /// The coordinator asks a holder for nonce commitments, one pair for each message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Round1 {
-    /// The attempt.
+    /// The session.
     pub session: SigningSession,
     /// The key.
     pub key: KeyId,
@@ -61,7 +65,7 @@ crate::wire_struct!(CommitmentPair { hiding, binding });
 /// A holder's commitments for one session; 160 bytes and 64 for each message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Commitments {
-    /// The attempt.
+    /// The session.
     pub session: SigningSession,
     /// The coordinator that they were made for: nobody else can use them to frame the holder.
     pub coordinator: NodeId,
@@ -113,6 +117,10 @@ impl Commitments {
         request.put(&mut w);
         w.finish()
     }
+    /// Whether every pair is two canonical points of prime order, neither the identity.
+    pub(crate) fn has_good_points(&self) -> bool {
+        frost::decode_pairs(self.node, &self.pairs).is_ok()
+    }
     /// Puts the holder's signature on.
     #[must_use]
     pub fn signed(mut self, identity: &Identity, cluster: &ClusterId, request: &Digest) -> Self {
@@ -137,15 +145,20 @@ pub fn proves_split_view(
     request: &Digest,
 ) -> bool {
     let same_place = (a.session, a.coordinator, a.node, a.boot) == (b.session, b.coordinator, b.node, b.boot);
-    // Another signature over the same content is no other view.
-    let differ = a.payload(request) != b.payload(request);
+    let differ = contradict(a, b);
     same_place && differ && a.verifies(key, cluster, request) && b.verifies(key, cluster, request)
+}
+
+/// Whether two statements say different things; another signature over the same content is no other statement.
+fn contradict(a: &Commitments, b: &Commitments) -> bool {
+    let nothing = Digest::from_bytes([0; 32]);
+    a.payload(&nothing) != b.payload(&nothing)
 }
 
 /// The coordinator shows every signer who signs with which commitments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Round2 {
-    /// The attempt.
+    /// The session.
     pub session: SigningSession,
     /// The signed commitments of the signers, strictly ascending by node.
     pub signers: Vec<Commitments>,
@@ -163,10 +176,27 @@ impl Round2 {
     }
 }
 
+impl Round2 {
+    /// Whether the share of a signer for a message does not satisfy its equation (RFC 9591 section 5.4). `at` is the number of
+    /// the message; what cannot be calculated is nobody's fault.
+    pub(crate) fn is_wrong_share(
+        &self,
+        core: &CertificateCore,
+        node: NodeId,
+        at: usize,
+        message: &Bytes,
+        share: &[u8; 32],
+    ) -> bool {
+        let pairs: Option<Vec<_>> =
+            self.signers.iter().map(|signer| Some((signer.node, *signer.pairs.get(at)?))).collect();
+        pairs.is_some_and(|pairs| frost::is_wrong(core, node, &pairs, message, share))
+    }
+}
+
 /// A holder's signature shares; 116 bytes and 32 for each message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shares {
-    /// The attempt.
+    /// The session.
     pub session: SigningSession,
     /// Digest of the package that they were computed for.
     pub package: Digest,
@@ -242,6 +272,13 @@ impl fmt::Debug for CheckedSigners {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "CheckedSigners(session {}, package {})", self.round1.session, self.package)
     }
+}
+
+/// n - t + 1, with n holders: so many sessions can be needed for one request and no more, since each one that does not end well
+/// is held up by a holder that is in no later one.
+#[must_use]
+pub fn sessions_allowed(core: &CertificateCore) -> usize {
+    core.holders.len().saturating_sub(core.threshold.get()).saturating_add(1)
 }
 
 /// What is wrong with commitments as an answer to a Round1 of a coordinator, signature and points apart.

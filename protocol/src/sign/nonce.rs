@@ -10,7 +10,7 @@ use std::sync::Arc;
 use rand_core::{CryptoRng, RngCore};
 
 use super::frost::{self, DecodedPairs, HolderShare, NoncePair, Packages};
-use super::{CommitmentPair, Commitments, Round1, Shares};
+use super::{CheckedSigners, CommitmentPair, Commitments, Round1, Round2, Shares};
 use crate::error::{ErrorCode, Refusal};
 use crate::id::{Digest, NodeId, SigningSession};
 use crate::limits;
@@ -18,6 +18,9 @@ use crate::request::VerifiedRequest;
 
 /// Messages of all open sessions together, bytes.
 const OPEN_MESSAGE_BYTES: usize = 256 << 20;
+
+/// Commitment pairs in the packages of all answers together; 64 bytes each.
+const ANSWER_PAIRS: usize = 1 << 18;
 
 /// A coordinator and a session that it chose.
 pub(super) type Slot = (NodeId, SigningSession);
@@ -80,6 +83,10 @@ impl Open {
     }
 }
 
+fn pairs_of(round2: &Round2) -> usize {
+    round2.signers.iter().map(|signer| signer.pairs.len()).sum()
+}
+
 fn bytes_of(round1: &Round1) -> usize {
     round1.messages.iter().map(|message| message.0.len()).sum()
 }
@@ -87,8 +94,10 @@ fn bytes_of(round1: &Round1) -> usize {
 /// A session whose nonces are used.
 #[derive(Debug)]
 pub(super) struct Answer {
-    /// The package that used them.
+    /// Digest of the package that used them.
     pub(super) package: Digest,
+    /// The package.
+    pub(super) signers: Arc<Round2>,
     /// The request.
     pub(super) request: Arc<VerifiedRequest>,
     /// The answer; none while it is being computed, or when that failed.
@@ -105,6 +114,7 @@ pub struct NoncePool {
     message_bytes: usize,
     next_sequence: u64,
     answers: BTreeMap<Slot, Answer>,
+    answer_pairs: usize,
     /// Exactly the keys of `answers`, the oldest first.
     answer_order: VecDeque<Slot>,
 }
@@ -169,16 +179,18 @@ impl NoncePool {
     }
 
     /// Takes the nonces of a session out, for good, and remembers the one package that they are for.
-    pub(super) fn take(&mut self, slot: &Slot, package: Digest, now_ms: u64) -> Option<OneShotNonces> {
+    pub(super) fn take(&mut self, slot: &Slot, signers: &CheckedSigners, now_ms: u64) -> Option<OneShotNonces> {
         let open = self.remove(slot).filter(|open| !open.is_old(now_ms))?;
-        let answer = Answer { package, request: open.request, shares: None };
+        let CheckedSigners { package, round2, .. } = signers;
+        let answer = Answer { package: *package, signers: Arc::clone(round2), request: open.request, shares: None };
+        self.answer_pairs = self.answer_pairs.saturating_add(pairs_of(round2));
         if self.answers.insert(*slot, answer).is_none() {
             self.answer_order.push_back(*slot);
         }
-        while self.answer_order.len() > limits::CACHED_ANSWERS {
-            if let Some(oldest) = self.answer_order.pop_front() {
-                self.answers.remove(&oldest);
-            }
+        while self.answer_order.len() > limits::CACHED_ANSWERS || self.answer_pairs > ANSWER_PAIRS {
+            let Some(oldest) = self.answer_order.pop_front() else { break };
+            let pairs = self.answers.remove(&oldest).map_or(0, |answer| pairs_of(&answer.signers));
+            self.answer_pairs = self.answer_pairs.saturating_sub(pairs);
         }
         Some(open.nonces)
     }

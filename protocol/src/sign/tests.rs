@@ -1,19 +1,21 @@
 //! Both machines together: honest runs, and every way of cheating that the design names.
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
-mod attempts;
+mod blames;
 mod holders;
+mod requests;
+mod schedules;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng as _;
 
-use super::coordinator::{Coordinator, Effect, Failure, Plan};
+use super::coordinator::{Answer, Coordinator, Effect, Input, Plan};
 use super::frost::testing::deal;
 use super::holder::{Context, Holder, Lookup, SignRefusal};
 use super::*;
-use crate::certificate::CertificateCore;
+use crate::blame::{Blame, BlameKind, Evidence};
 use crate::contribute::Permit;
 use crate::id::{Name, RequestId, Threshold};
 use crate::limits;
@@ -42,7 +44,7 @@ struct Node {
     identity: Identity,
 }
 
-/// Three of the five nodes 1 to 5 sign; node 1 coordinates.
+/// Some of the nodes 1 to n sign; node 1 coordinates.
 struct World {
     nodes: BTreeMap<NodeId, Node>,
     core: CertificateCore,
@@ -54,10 +56,15 @@ struct World {
 }
 
 impl World {
+    /// Three of five.
     fn new(messages: &[&[u8]]) -> Self {
+        Self::of(5, 3, messages)
+    }
+
+    fn of(size: u16, threshold: u16, messages: &[&[u8]]) -> Self {
         let mut rng = ChaCha20Rng::seed_from_u64(9);
-        let ids: Vec<NodeId> = (1..=5).map(id).collect();
-        let dealt = deal(&ids, 3, &mut rng);
+        let ids: Vec<NodeId> = (1..=size).map(id).collect();
+        let dealt = deal(&ids, threshold, &mut rng);
         let core = CertificateCore {
             cluster: CLUSTER,
             key: KEY,
@@ -66,7 +73,8 @@ impl World {
             suite: Suite::Ed25519,
             public_key: dealt.public_key,
             roster: ids.clone(),
-            threshold: Threshold::new(3, 5).unwrap(),
+            holders: ids.clone(),
+            threshold: Threshold::new(usize::from(threshold), ids.len()).unwrap(),
             membership: 1,
             epoch: Epoch::new(4).unwrap(),
             verifying_shares: dealt.shares.iter().map(|(_, _, verifying)| *verifying).collect(),
@@ -84,6 +92,19 @@ impl World {
         let request = client_request(&messages, 1);
         let verified = Arc::new(request.verify(&CLUSTER).unwrap());
         Self { nodes, core, members, request, verified, messages, rng }
+    }
+
+    /// All nodes forget what they were asked.
+    fn restart(&mut self) {
+        for node in self.nodes.values_mut() {
+            node.holder = Holder::new(BootId { counter: 1, random: [8; 16] });
+        }
+    }
+
+    /// The client asks for something else, or for the same once more.
+    fn ask(&mut self, number: u16) {
+        self.request = client_request(&self.messages, number);
+        self.verified = Arc::new(self.request.verify(&CLUSTER).unwrap());
     }
 
     fn permit(&self) -> Permit {
@@ -123,59 +144,71 @@ impl World {
     }
 
     fn start(&self, number: u8, preference: &[u16], excluded: &[u16]) -> (Coordinator, Vec<Effect>) {
-        Coordinator::new(Plan {
+        Coordinator::new(self.plan(number, preference, excluded))
+    }
+
+    /// `number` is the first session.
+    fn plan(&self, number: u8, preference: &[u16], excluded: &[u16]) -> Plan {
+        Plan {
             coordinator: id(1),
             group: Arc::new(KeyGroup::new(&self.core).unwrap()),
             members: Arc::clone(&self.members),
-            request: self.verified.digest(),
-            round1: self.round1(number),
+            request: self.request.clone(),
+            digest: self.verified.digest(),
+            messages: Arc::new(self.messages.clone()),
+            sessions: (number..).take(16).map(session).collect(),
             preference: preference.iter().copied().map(id).collect(),
             excluded: excluded.iter().copied().map(id).collect(),
-        })
+        }
     }
 
-    /// Runs an attempt to its end; `bend` changes what a node answers, or makes it unreachable.
+    /// Runs a request to its end while nobody's patience ends; `bend` changes what a node answers, or makes it unreachable.
     fn drive(
         &mut self,
         (mut coordinator, effects): (Coordinator, Vec<Effect>),
         mut bend: impl FnMut(NodeId, &mut Reply) -> bool,
     ) -> Ended {
         let mut queue = VecDeque::from(effects);
-        let mut misbehaved = BTreeSet::new();
+        let mut misbehaved = BTreeMap::new();
         while let Some(effect) = queue.pop_front() {
-            let (node, mut reply) = match effect {
-                Effect::Ask(node, round1) => (node, Reply::First(self.first(node.get(), &round1, NOW).unwrap())),
-                Effect::Finish(node, signers) => {
-                    (node, Reply::Second(self.second(node.get(), signers.round2(), NOW).unwrap()))
+            let (node, session, mut reply) = match effect {
+                Effect::Ask(node, round1) => {
+                    (node, round1.session, Reply::First(self.first(node.get(), &round1, NOW).unwrap()))
                 }
-                Effect::Misbehaved(node, refusal) => {
+                Effect::Finish(node, signers) => {
+                    let round2 = signers.round2();
+                    (node, round2.session, Reply::Second(self.second(node.get(), round2, NOW).unwrap()))
+                }
+                Effect::Wait(_) => continue,
+                Effect::Misbehaved { node, refusal, blame } => {
                     assert_eq!(refusal.code, ErrorCode::PeerMisbehaved);
-                    misbehaved.insert(node);
+                    assert!(blame.iter().all(|blame| blame.accused == node && self.proves(blame)));
+                    misbehaved.insert(node, (refusal, blame.map(|blame| *blame)));
                     continue;
                 }
                 last @ (Effect::Done { .. } | Effect::Failed(_)) => {
-                    assert!(coordinator.has_ended() && coordinator.waiting_for().is_empty() && queue.is_empty());
+                    assert!(coordinator.has_ended());
                     return Ended { last, misbehaved };
                 }
             };
-            assert!(coordinator.waiting_for().contains(&node));
-            queue.extend(match (bend(node, &mut reply), reply) {
-                (false, _) => coordinator.unreachable(node),
-                (true, Reply::First(commitments)) => coordinator.commitments(node, commitments),
-                (true, Reply::Second(shares)) => coordinator.shares(node, shares),
-            });
-            // Effects of round 2 still wait in the queue when an attempt fails early.
-            if coordinator.has_ended() {
-                queue.retain(|effect| {
-                    matches!(effect, Effect::Done { .. } | Effect::Failed(_) | Effect::Misbehaved(..))
-                });
-            }
+            let answer = match (bend(node, &mut reply), reply) {
+                (false, _) => Answer::Silent,
+                (true, Reply::First(commitments)) => Answer::Commitments(commitments),
+                (true, Reply::Second(shares)) => Answer::Shares(shares),
+            };
+            queue.extend(coordinator.handle(Input::Answer { from: node, session, answer }));
         }
-        Ended { last: Effect::Failed(Failure::Refused(Refusal::new(ErrorCode::Internal, "no end"))), misbehaved }
+        Ended { last: Effect::Failed(Refusal::new(ErrorCode::Internal, "no end")), misbehaved }
+    }
+
+    /// Whether anybody who knows the key and the members would believe it.
+    fn proves(&self, blame: &Blame) -> bool {
+        assert_eq!(decode::<Blame>(&encode(blame)).as_ref(), Ok(blame));
+        blame.verifies(&self.core, &self.members)
     }
 
     fn assert_signed(&self, ended: &Ended, by: &[u16]) {
-        let Effect::Done { signatures, holders } = &ended.last else {
+        let Effect::Done { signatures, holders, .. } = &ended.last else {
             return assert_eq!(format!("{:?}", ended.last), "");
         };
         assert_eq!(holders, &by.iter().copied().map(id).collect::<Vec<_>>());
@@ -194,33 +227,33 @@ enum Reply {
 
 struct Ended {
     last: Effect,
-    misbehaved: BTreeSet<NodeId>,
+    misbehaved: BTreeMap<NodeId, (Refusal, Option<Blame>)>,
 }
 
 impl Ended {
     fn refusal(self) -> Refusal {
         match self.last {
-            Effect::Failed(Failure::Refused(refusal)) => refusal,
+            Effect::Failed(refusal) => refusal,
             other => Refusal::new(ErrorCode::Internal, format!("{other:?}")),
         }
     }
-    fn culprits(self) -> BTreeMap<NodeId, Refusal> {
-        match self.last {
-            Effect::Failed(Failure::Blamed { culprits, evidence }) => {
-                assert!(culprits.keys().eq(evidence.shares.keys()));
-                culprits
-            }
-            _ => BTreeMap::new(),
+    fn sessions(&self) -> usize {
+        match &self.last {
+            Effect::Done { sessions, .. } => *sessions,
+            _ => 0,
         }
+    }
+    fn kind(&self, node: u16) -> Option<BlameKind> {
+        self.misbehaved.get(&id(node)).and_then(|(_, blame)| blame.as_ref()).map(Blame::kind)
     }
 }
 
-fn client_request(messages: &[Bytes], number: u8) -> SignedRequest {
+fn client_request(messages: &[Bytes], number: u16) -> SignedRequest {
     let client = Identity::from_seed(&[0xc1; 32]);
     let body = RequestBody {
         cluster: CLUSTER,
         client: client.public(),
-        request_id: RequestId::from_bytes([number; 16]),
+        request_id: RequestId::from_bytes([number.to_be_bytes(); 8].concat().try_into().unwrap()),
         not_before_ms: NOW - 1_000,
         expires_ms: NOW + 60_000,
         action: Action::Sign,
@@ -243,7 +276,7 @@ fn resign(commitments: &Commitments, request: &Digest) -> Commitments {
 }
 
 fn assert_refused(result: Result<Shares, SignRefusal>, part: &str) {
-    let SignRefusal { refusal, alarm } = result.unwrap_err();
+    let SignRefusal { refusal, alarm, .. } = result.unwrap_err();
     assert_eq!(refusal.code, ErrorCode::PeerMisbehaved);
     assert!(refusal.message.contains(part) && !alarm, "{}", refusal.message);
 }

@@ -7,17 +7,18 @@ use crate::id::Name;
 use crate::identity::PublicKey;
 use crate::limits;
 use crate::outcome::Outcome;
-use crate::request::Grant;
+use crate::request::{Grant, Role, VerifiedRequest};
 use crate::schema::replicated as schema;
-use crate::table::{Overlay, StoreFault, Tables, read};
+use crate::table::{Overlay, Tables, read};
 
 use super::records::{ClientRecord, ClusterRecord};
-use super::{Stop, refuse};
+use super::{Stop, members, refuse};
 
 /// Registers a client, or adds a grant to one that has the same name and identity.
 pub(crate) fn add<T: Tables>(
     tables: &mut Overlay<'_, T>,
     cluster: &ClusterRecord,
+    request: &VerifiedRequest,
     name: &Name,
     key: &PublicKey,
     grant: &Grant,
@@ -42,33 +43,26 @@ pub(crate) fn add<T: Tables>(
     }
     tables.put(schema::client(name), &client);
     tables.put(schema::client_name(key), name);
+    if grant.role == Role::Admin {
+        return members::change(tables, cluster, request);
+    }
     Ok(Outcome::ClientChanged { name: name.clone() })
 }
 
 /// Removes a client with all of its grants; never the last administrator.
-pub(crate) fn remove<T: Tables>(tables: &mut Overlay<'_, T>, name: &Name) -> Result<Outcome, Stop> {
+pub(crate) fn remove<T: Tables>(
+    tables: &mut Overlay<'_, T>,
+    cluster: &ClusterRecord,
+    request: &VerifiedRequest,
+    name: &Name,
+) -> Result<Outcome, Stop> {
     let Some(client) = read::<ClientRecord>(tables, &schema::client(name))? else {
         return refuse(ErrorCode::NotFound, format!("there is no client `{name}`"));
     };
-    if client.is_admin() && !another_admin(tables, name)? {
-        return refuse(ErrorCode::LastAdministrator, format!("`{name}` is the last administrator"));
-    }
     tables.remove(schema::client(name));
     tables.remove(schema::client_name(&client.key));
-    Ok(Outcome::ClientChanged { name: name.clone() })
-}
-
-fn another_admin(tables: &impl Tables, name: &Name) -> Result<bool, StoreFault> {
-    let mut after = Vec::new();
-    loop {
-        let page = tables.scan(schema::CLIENTS, &after, 256)?;
-        let Some((last, _)) = page.last() else { return Ok(false) };
-        after.clone_from(last);
-        for (_, value) in page {
-            let client: ClientRecord = crate::wire::decode(&value)?;
-            if client.name != *name && client.is_admin() {
-                return Ok(true);
-            }
-        }
+    if client.is_admin() {
+        return members::change(tables, cluster, request);
     }
+    Ok(Outcome::ClientChanged { name: name.clone() })
 }

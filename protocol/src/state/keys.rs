@@ -1,20 +1,19 @@
 //! Ordered requests about keys.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::entry::Erasure;
 use crate::error::{ErrorCode, Refusal};
 use crate::genesis::Member;
-use crate::id::{KeyId, KeyVersion, Name, NodeId};
-use crate::identity::Domain;
+use crate::id::{Epoch, KeyId, KeyVersion, Name, NodeId};
 use crate::lifecycle::{Event, KeyState, Verdict, decide};
 use crate::outcome::Outcome;
-use crate::request::{Action, RequestBody, RosterPlan, VerifiedRequest, VersionSelector};
+use crate::request::{Action, KeyPolicy, RequestBody, RosterPlan, VerifiedRequest, VersionSelector};
 use crate::schema::replicated as schema;
 use crate::table::{Overlay, StoreFault, Tables, read};
 
 use super::records::{self, ClientRecord, ClusterRecord, DestructionRecord, KeyRecord, VersionRecord};
-use super::{Stop, key_of, operation_id, operations, refuse};
+use super::shares::OwedErasure;
+use super::{Stop, key_of, operation_id, operations, redistributions, refuse, shares};
 
 /// Makes a key and begins the generation of its first version.
 pub(crate) fn create<T: Tables>(
@@ -24,7 +23,7 @@ pub(crate) fn create<T: Tables>(
     request: &VerifiedRequest,
 ) -> Result<Outcome, Stop> {
     let body = request.body();
-    let Action::CreateKey { name, suite, plan, tags, expires_ms } = &body.action else {
+    let Action::CreateKey { name, suite, plan, tags, expires_ms, policy } = &body.action else {
         return refuse(ErrorCode::Internal, "not a create request");
     };
     if let Some(other) = records::key_named(tables, name)? {
@@ -47,6 +46,8 @@ pub(crate) fn create<T: Tables>(
         created_ms: cluster.time_ms,
         current: None,
         latest: KeyVersion::FIRST,
+        policy: *policy,
+        lowered: None,
     };
     tables.put(schema::key_name(name), &id);
     begin(tables, cluster, &key, plan, *expires_ms)
@@ -91,7 +92,7 @@ fn check_expiry(cluster: &ClusterRecord, expires_ms: Option<u64>) -> Result<(), 
     }
 }
 
-fn check_members(tables: &impl Tables, plan: &RosterPlan) -> Result<(), Stop> {
+pub(crate) fn check_members(tables: &impl Tables, plan: &RosterPlan) -> Result<(), Stop> {
     for node in plan.roster.iter().chain(&plan.spares) {
         if read::<Member>(tables, &schema::member(*node))?.is_none() {
             return refuse(
@@ -127,7 +128,14 @@ fn begin<T: Tables>(
         roster: plan.roster.clone(),
         threshold: plan.threshold,
         attempts: Vec::new(),
+        epoch: Epoch::FIRST,
         certificate: None,
+        retiring: None,
+        shares: Vec::new(),
+        stale: BTreeSet::new(),
+        committed_ms: cluster.time_ms,
+        refresh_ms: None,
+        healed: BTreeMap::new(),
         destruction: None,
     };
     tables.put(schema::key_record(&key.id), key);
@@ -180,7 +188,11 @@ fn check_confirmation(name: &Name, confirm: &Name) -> Result<(), Stop> {
     refuse(ErrorCode::InvalidArgument, message)
 }
 
-fn select(tables: &impl Tables, key: &KeyRecord, selector: VersionSelector) -> Result<Vec<VersionRecord>, Stop> {
+pub(crate) fn select(
+    tables: &impl Tables,
+    key: &KeyRecord,
+    selector: VersionSelector,
+) -> Result<Vec<VersionRecord>, Stop> {
     match selector {
         VersionSelector::Active => match current(tables, key)? {
             Some(version) => Ok(vec![version]),
@@ -223,13 +235,15 @@ fn change_version<T: Tables>(
     };
     match action {
         Action::RevokeKey { reason } => {
-            version.reason = Some(reason.clone());
-            // A version that is being made is withdrawn together with its operation.
-            tables.remove(schema::operation(&operation_id(&key.id, version.number)));
+            // The first reason stands.
+            version.reason.get_or_insert_with(|| reason.clone());
+            // What runs for a version is withdrawn together with it.
+            redistributions::withdraw(tables, &key.id, version)?;
         }
         Action::DestroyKey { wait_ms, .. } => {
             let at_ms = cluster.time_ms.saturating_add(*wait_ms);
-            version.destruction = Some(DestructionRecord { at_ms, before: state, erased: BTreeSet::new() });
+            redistributions::withdraw(tables, &key.id, version)?;
+            version.destruction = Some(DestructionRecord { at_ms, before: state });
             tables.put(schema::destruction(at_ms, &key.id, version.number), &true);
         }
         Action::CancelDestroyKey => {
@@ -244,47 +258,6 @@ fn change_version<T: Tables>(
     Ok(Ok(()))
 }
 
-/// Takes a proof of erasure. The version is destroyed once fewer shares than the threshold can remain.
-pub(crate) fn erased<T: Tables>(
-    tables: &mut Overlay<'_, T>,
-    cluster: &ClusterRecord,
-    erasure: &Erasure,
-) -> Result<Outcome, Stop> {
-    let record = read::<VersionRecord>(tables, &schema::version(&erasure.key, erasure.version))?;
-    let member = read::<Member>(tables, &schema::member(erasure.node))?;
-    let (Some(mut version), Some(member)) = (record, member) else {
-        return refuse(ErrorCode::NotFound, "a proof of erasure for something that does not exist");
-    };
-    let payload = Erasure::payload(&erasure.key, erasure.version, erasure.node);
-    let roster = version.roster.clone();
-    let Some(destruction) = &mut version.destruction else {
-        return refuse(ErrorCode::WrongState, "a proof of erasure for a version that is not being destroyed");
-    };
-    let due = destruction.at_ms <= cluster.time_ms && roster.contains(&erasure.node);
-    if !due || !member.key.verifies(Domain::Erased, &cluster.cluster, &payload, &erasure.signature) {
-        return refuse(
-            ErrorCode::BadSignature,
-            "a proof of erasure that is not due, not by a holder or not signed by it",
-        );
-    }
-    if !destruction.erased.insert(erasure.node) {
-        return Ok(Outcome::Noted);
-    }
-    let remaining = roster.len().saturating_sub(destruction.erased.len());
-    if remaining == 0 {
-        tables.remove(schema::destruction(destruction.at_ms, &erasure.key, erasure.version));
-    }
-    let destroyed = version.state == KeyState::Destroying && remaining < version.threshold.get();
-    if destroyed {
-        version.state = KeyState::Destroyed;
-    }
-    tables.put(schema::version(&erasure.key, erasure.version), &version);
-    if destroyed {
-        return Ok(Outcome::KeyChanged { key: erasure.key, versions: vec![(erasure.version, KeyState::Destroyed)] });
-    }
-    Ok(Outcome::Noted)
-}
-
 /// A version became active: the one before verifies and no longer signs.
 pub(crate) fn activate<T: Tables>(
     tables: &mut Overlay<'_, T>,
@@ -297,6 +270,7 @@ pub(crate) fn activate<T: Tables>(
         && let Verdict::To(state) = decide(before.state_at(cluster.time_ms), Event::Superseded)
     {
         before.state = state;
+        redistributions::withdraw(tables, id, &mut before)?;
         tables.put(schema::version(id, before.number), &before);
     }
     key.current = Some(number);
@@ -304,31 +278,54 @@ pub(crate) fn activate<T: Tables>(
     Ok(())
 }
 
-/// Versions whose shares a node has to erase now.
-///
-/// # Errors
-/// [`StoreFault`] when the store cannot be read.
-pub fn owed_erasures(
+/// Changes how a key is kept. `index` is that of the entry.
+pub(crate) fn set_policy<T: Tables>(
+    tables: &mut Overlay<'_, T>,
+    cluster: &ClusterRecord,
+    index: u64,
+    id: Option<KeyId>,
+    policy: KeyPolicy,
+) -> Result<Outcome, Stop> {
+    let mut key = key_of(tables, id)?;
+    let longest = key.staleness_of(0);
+    key.lowered = (policy.max_staleness_ms < longest).then_some((longest, index));
+    key.policy = policy;
+    if let Some(mut version) = current(tables, &key)? {
+        let due = policy.refresh_every_ms.map(|every| version.committed_ms.max(cluster.time_ms).saturating_add(every));
+        shares::schedule(tables, &key.id, &mut version, due);
+        tables.put(schema::version(&key.id, version.number), &version);
+    }
+    tables.put(schema::key_record(&key.id), &key);
+    Ok(Outcome::PolicyChanged { key: key.id })
+}
+
+/// The record of a key that is known to exist.
+pub(crate) fn key_of_id(tables: &impl Tables, id: &KeyId) -> Result<KeyRecord, Stop> {
+    key_of(tables, Some(*id))
+}
+
+/// Versions that are being destroyed and of which a node has to erase shares now.
+pub(crate) fn owed_destructions(
     tables: &impl Tables,
     node: NodeId,
     now_ms: u64,
     limit: usize,
-) -> Result<Vec<(KeyId, VersionRecord)>, StoreFault> {
+) -> Result<Vec<OwedErasure>, StoreFault> {
     let mut owed = Vec::new();
     let mut after = Vec::new();
     loop {
         let page = tables.scan(schema::DESTRUCTIONS, &after, 256)?;
         let Some((last, _)) = page.last() else { return Ok(owed) };
         after.clone_from(last);
-        for (key, _) in page {
-            let (at_ms, id, number) = destruction_in(&key)?;
+        for (row, _) in page {
+            let (at_ms, key, version) = timed(&row)?;
             if at_ms > now_ms || owed.len() >= limit {
                 return Ok(owed);
             }
-            let version = read::<VersionRecord>(tables, &schema::version(&id, number))?;
-            let erased = |v: &VersionRecord| v.destruction.as_ref().is_some_and(|d| d.erased.contains(&node));
-            if let Some(version) = version.filter(|v| v.roster.contains(&node) && !erased(v)) {
-                owed.push((id, version));
+            let Some(record) = read::<VersionRecord>(tables, &schema::version(&key, version))? else { continue };
+            let Some(below) = record.epoch.next() else { continue };
+            if record.owes_erasure(node, below) {
+                owed.push(OwedErasure { key, version, below });
             }
         }
     }
@@ -341,13 +338,14 @@ pub fn owed_erasures(
 pub fn next_destruction(tables: &impl Tables, state_ms: u64) -> Result<Option<u64>, StoreFault> {
     let after = schema::destruction(state_ms, &KeyId::from_bytes([0xff; 32]), KeyVersion::FIRST);
     match tables.scan(schema::DESTRUCTIONS, &after, 1)?.first() {
-        Some((key, _)) => Ok(Some(destruction_in(key)?.0)),
+        Some((row, _)) => Ok(Some(timed(row)?.0)),
         None => Ok(None),
     }
 }
 
-fn destruction_in(key: &[u8]) -> Result<(u64, KeyId, KeyVersion), StoreFault> {
-    let mut reader = crate::wire::Reader::new(key.get(1..).unwrap_or_default());
+/// A row that is sorted by time: when, and of which version.
+pub(crate) fn timed(row: &[u8]) -> Result<(u64, KeyId, KeyVersion), StoreFault> {
+    let mut reader = crate::wire::Reader::new(row.get(1..).unwrap_or_default());
     let (at_ms, (id, number)): (u64, (KeyId, KeyVersion)) = crate::wire::Wire::take(&mut reader)?;
     Ok((at_ms, id, number))
 }

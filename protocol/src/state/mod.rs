@@ -6,9 +6,14 @@
 
 mod clients;
 mod keys;
+pub mod members;
 mod operations;
 pub mod records;
+mod redistributions;
 mod rights;
+mod share_records;
+mod shares;
+mod upgrade;
 pub mod view;
 
 use crate::certificate::Activation;
@@ -24,11 +29,14 @@ use crate::schema::replicated as schema;
 use crate::table::{Overlay, StoreFault, Tables, read};
 use crate::wire::decode;
 
-pub use keys::{next_destruction, owed_erasures};
-pub use operations::{owes_witness, running_operations};
-use records::{ClientRecord, ClusterRecord, RequestRecord};
+pub use keys::next_destruction;
+pub use operations::running_operations;
+use records::{ClientRecord, ClusterRecord, RequestRecord, VersionRecord};
+pub use redistributions::due_refreshes;
 pub(crate) use rights::{check_right, key_of};
 pub use rights::{decide_right, may_read_key, may_read_usage};
+pub use shares::{OwedErasure, owed_erasures, owes_witness};
+pub use upgrade::{SupportRecord, support_of};
 
 /// Why an entry changed nothing: refused, or the store failed and the node must stop.
 #[derive(Debug)]
@@ -73,26 +81,42 @@ pub fn apply<T: Tables>(
     entry: LogEntry<'_>,
 ) -> Result<Applied, StoreFault> {
     let outcome = match entry {
-        LogEntry::Blank | LogEntry::Membership(_) => Outcome::Noted,
-        LogEntry::Normal(bytes) => apply_normal(tables, genesis, bytes)?,
+        LogEntry::Blank => Outcome::Noted,
+        LogEntry::Membership { voters, .. } => members::moved(tables, voters)?,
+        LogEntry::Normal(bytes) => apply_normal(tables, genesis, index, bytes)?,
     };
     let writes = tables.entry_digest();
     let leaf = Leaf { index, entry: entry.digest(), outcome: outcome.digest(), writes };
     let appended = history::append(tables, &leaf)?;
-    if let Outcome::Activated { key, version, .. } = &outcome {
+    if matches!(outcome, Outcome::Activated { .. } | Outcome::MembershipChanged { .. }) {
         let membership = records::cluster(tables)?.membership;
         let head = Head { index, root: appended.root, membership, state: None };
-        let place = Activation { entry: leaf.entry, writes, path: appended.path, head };
-        // After the leaf, and therefore not under it: the place names the root that the leaf is part of.
-        tables.put(schema::place(key, *version), &place);
+        put_place(tables, &outcome, Activation { entry: leaf.entry, writes, path: appended.path, head })?;
     }
     tables.seal_entry();
     Ok(Applied { outcome, root: appended.root })
 }
 
+/// Keeps where in the history something happened that is to be proved. After the leaf, and therefore not under it: the place
+/// names the root that the leaf is part of.
+fn put_place<T: Tables>(tables: &mut Overlay<'_, T>, outcome: &Outcome, place: Activation) -> Result<(), StoreFault> {
+    match outcome {
+        Outcome::Activated { key, version, .. } => {
+            let record = read::<VersionRecord>(tables, &schema::version(key, *version))?;
+            if let Some(core) = record.as_ref().and_then(VersionRecord::core) {
+                tables.put(schema::place(key, *version, core.epoch), &place);
+            }
+            Ok(())
+        }
+        Outcome::MembershipChanged { version, .. } => members::place_link(tables, *version, place),
+        _ => Ok(()),
+    }
+}
+
 fn apply_normal<T: Tables>(
     tables: &mut Overlay<'_, T>,
     genesis: &Genesis,
+    index: u64,
     bytes: &[u8],
 ) -> Result<Outcome, StoreFault> {
     let entry: Entry = match decode(bytes) {
@@ -101,7 +125,7 @@ fn apply_normal<T: Tables>(
     };
     let mut cluster = records::cluster(tables)?;
     cluster.time_ms = cluster.time_ms.max(entry.time_ms);
-    let result = apply_payload(tables, genesis, &cluster, entry.payload);
+    let result = apply_payload(tables, genesis, &cluster, index, entry.payload);
     let outcome = match result {
         Ok(outcome) => outcome,
         Err(Stop::Refused(refusal)) => {
@@ -111,10 +135,14 @@ fn apply_normal<T: Tables>(
         Err(Stop::Fault(fault)) => return Err(fault),
     };
     cluster.started |= outcome == Outcome::Started;
-    if let Outcome::Upgraded { to } = outcome {
-        cluster.state_version = to;
+    // A request that comes again has its outcome of then: nothing goes back.
+    match outcome {
+        Outcome::Upgraded { to } => cluster.state_version = cluster.state_version.max(to),
+        Outcome::MembershipChanged { version, .. } => cluster.membership = cluster.membership.max(version),
+        _ => {}
     }
     tables.put(schema::cluster(), &cluster);
+    members::index_holders(tables)?;
     forget_expired(tables, cluster.time_ms)?;
     Ok(outcome)
 }
@@ -123,30 +151,44 @@ fn apply_payload<T: Tables>(
     tables: &mut Overlay<'_, T>,
     genesis: &Genesis,
     cluster: &ClusterRecord,
+    index: u64,
     payload: Payload,
 ) -> Result<Outcome, Stop> {
     if let Payload::Start(certificate) = &payload {
-        return start(genesis, cluster, certificate);
+        return start(tables, genesis, cluster, certificate);
     }
     if !cluster.started {
         return refuse(ErrorCode::NoQuorum, "the cluster has not started: its start certificate comes first");
     }
     match payload {
         Payload::Start(_) | Payload::Tick => Ok(Outcome::Noted),
-        Payload::Request(request) => Ok(apply_request(tables, cluster, &request)?),
+        Payload::Request(request) => Ok(apply_request(tables, cluster, index, &request)?),
         Payload::Generate(vote) => operations::vote(tables, cluster, vote),
-        Payload::Witness(witness) => operations::witness(tables, cluster, &witness),
+        Payload::Witness(witness) => shares::witness(tables, cluster, &witness),
         Payload::Expire { operation, epoch } => operations::expire(tables, cluster, &operation, epoch),
-        Payload::Erased(erasure) => keys::erased(tables, cluster, &erasure),
+        Payload::Erased(erasure) => shares::erased(tables, cluster, &erasure),
+        Payload::Deal(vote) => redistributions::deal(tables, &vote),
+        Payload::Refresh { key, version } => redistributions::scheduled(tables, cluster, &key, version),
+        Payload::Need(need) => redistributions::needed(tables, cluster, &need),
+        Payload::Supports(support) => upgrade::supports(tables, cluster, &support),
+        Payload::Endorse(endorsement) => members::endorse(tables, cluster, &endorsement),
     }
 }
 
-fn start(genesis: &Genesis, cluster: &ClusterRecord, certificate: &StartCertificate) -> Result<Outcome, Stop> {
+fn start<T: Tables>(
+    tables: &mut Overlay<'_, T>,
+    genesis: &Genesis,
+    cluster: &ClusterRecord,
+    certificate: &StartCertificate,
+) -> Result<Outcome, Stop> {
     if cluster.started {
         return refuse(ErrorCode::WrongState, "the cluster has started already");
     }
     match certificate.check(genesis) {
-        Ok(()) => Ok(Outcome::Started),
+        Ok(()) => {
+            members::started(tables, certificate);
+            Ok(Outcome::Started)
+        }
         Err(error) => Err(Stop::Refused(error.into())),
     }
 }
@@ -155,6 +197,7 @@ fn start(genesis: &Genesis, cluster: &ClusterRecord, certificate: &StartCertific
 fn apply_request<T: Tables>(
     tables: &mut Overlay<'_, T>,
     cluster: &ClusterRecord,
+    index: u64,
     request: &SignedRequest,
 ) -> Result<Outcome, StoreFault> {
     let verified = match request.verify(&cluster.cluster) {
@@ -175,7 +218,7 @@ fn apply_request<T: Tables>(
     let Some(client) = records::client_of(tables, &body.client)? else {
         return Ok(Outcome::Refused(unknown_client(&verified)));
     };
-    let outcome = match decide(tables, cluster, &client, &verified) {
+    let outcome = match decide(tables, cluster, index, &client, &verified) {
         Ok(outcome) => outcome,
         Err(Stop::Refused(refusal)) => {
             tables.discard_entry();
@@ -183,6 +226,9 @@ fn apply_request<T: Tables>(
         }
         Err(Stop::Fault(fault)) => return Err(fault),
     };
+    if let Outcome::MembershipChanged { version, .. } = &outcome {
+        members::begin_link(tables, *version, request);
+    }
     let expires_ms = body.expires_ms;
     let record = RequestRecord { digest: verified.digest(), expires_ms, outcome: outcome.clone() };
     if cluster.time_ms < expires_ms {
@@ -202,6 +248,7 @@ pub fn unknown_client(request: &VerifiedRequest) -> Refusal {
 fn decide<T: Tables>(
     tables: &mut Overlay<'_, T>,
     cluster: &ClusterRecord,
+    index: u64,
     client: &ClientRecord,
     request: &VerifiedRequest,
 ) -> Result<Outcome, Stop> {
@@ -215,30 +262,27 @@ fn decide<T: Tables>(
         | Action::RevokeKey { .. }
         | Action::DestroyKey { .. }
         | Action::CancelDestroyKey => keys::change(tables, cluster, body),
-        Action::AddClient { name, key, grant } => clients::add(tables, cluster, name, key, grant),
-        Action::RemoveClient { name } => clients::remove(tables, name),
-        Action::UpgradeCluster { to } => upgrade(cluster, *to),
+        Action::AddClient { name, key, grant } => clients::add(tables, cluster, request, name, key, grant),
+        Action::RemoveClient { name } => clients::remove(tables, cluster, request, name),
+        Action::AddMember { .. }
+        | Action::RemoveMember { .. }
+        | Action::ReplaceMember { .. }
+        | Action::MoveMember { .. } => members::change(tables, cluster, request),
+        Action::UpgradeCluster { to } => upgrade::upgrade(tables, cluster, *to),
+        Action::RefreshKey { .. } | Action::ReshareKey { .. } => redistributions::requested(tables, cluster, body),
+        Action::SetKeyPolicy { policy } => keys::set_policy(tables, cluster, index, body.key, *policy),
         Action::Sign
         | Action::ShowKey { .. }
         | Action::ListKeys { .. }
         | Action::Status
         | Action::Explain { .. }
-        | Action::ListClients { .. } => {
+        | Action::Doctor
+        | Action::ListClients { .. }
+        | Action::ListMembers { .. }
+        | Action::ListOperations { .. } => {
             refuse(ErrorCode::InvalidArgument, format!("`{}` is not ordered", body.action.name()))
         }
     }
-}
-
-fn upgrade(cluster: &ClusterRecord, to: u32) -> Result<Outcome, Stop> {
-    let now = cluster.state_version;
-    if to > records::STATE_VERSION {
-        let message = format!("this release knows state version {}, not {to}", records::STATE_VERSION);
-        return refuse(ErrorCode::VersionUnknown, message);
-    }
-    if to <= now {
-        return refuse(ErrorCode::WrongState, format!("the cluster is at state version {now} already"));
-    }
-    Ok(Outcome::Upgraded { to })
 }
 
 /// Forgets some requests that expired, a few per entry so that no entry is slow.
@@ -294,7 +338,7 @@ impl StreamDigest {
     }
 }
 
-/// The operation that generates a version.
+/// The share operation of a version: one runs at a time.
 #[must_use]
 pub fn operation_id(key: &KeyId, version: KeyVersion) -> crate::id::OperationId {
     let mut payload = key.as_bytes().to_vec();

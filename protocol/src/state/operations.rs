@@ -1,26 +1,29 @@
 //! Share operations in the replicated state: votes come in, an attempt commits or ends, the next one begins.
 
-use std::collections::BTreeMap;
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests;
 
-use crate::certificate::{CertificateCore, Ready, verifies_activated};
-use crate::entry::Witness;
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::certificate::{CertificateCore, Ready};
 use crate::error::{ErrorCode, Refusal};
 use crate::generate::{Ceremony, FaultKind, FaultReport, Vote};
-use crate::genesis::{Member, MemberRole};
+use crate::genesis::Member;
 use crate::id::{Epoch, NodeId, OperationId};
-use crate::identity::Domain;
+use crate::identity::PublicKey;
 use crate::lifecycle::{Event, KeyState, Verdict, decide};
 use crate::limits;
 use crate::outcome::Outcome;
 use crate::request::RosterPlan;
 use crate::schema::replicated as schema;
 use crate::table::{Overlay, Tables, read};
-use crate::wire::encode;
 
 use super::records::{
-    AttemptRecord, ClusterRecord, KeyRecord, OperationRecord, ReadyRecord, StoredCertificate, VersionRecord,
+    AttemptRecord, ClusterRecord, KeyRecord, OperationRecord, ReadyRecord, ShareSet, StoredCertificate, Trigger,
+    VersionRecord,
 };
-use super::{Stop, keys, operation_id, records, refuse};
+use super::{Stop, keys, operation_id, redistributions, refuse, shares};
 
 /// The first attempt at a key's latest version.
 pub(crate) fn first(cluster: &ClusterRecord, key: &KeyRecord, plan: &RosterPlan) -> OperationRecord {
@@ -33,15 +36,20 @@ pub(crate) fn first(cluster: &ClusterRecord, key: &KeyRecord, plan: &RosterPlan)
         suite: key.suite,
         roster: plan.roster.clone(),
         threshold: plan.threshold,
+        holders: plan.roster.clone(),
         membership: cluster.membership,
         epoch: Epoch::FIRST,
+        base: None,
     };
     OperationRecord {
+        trigger: Trigger::Generate,
         ceremony,
         spares: plan.spares.clone(),
         attempt: 1,
+        begun_ms: cluster.time_ms,
         deadline_ms: cluster.time_ms.saturating_add(limits::GENERATE_ATTEMPT_MS),
         ready: BTreeMap::new(),
+        moved: None,
     }
 }
 
@@ -56,20 +64,32 @@ pub(crate) fn vote<T: Tables>(
         Vote::Fault { operation, epoch, .. } => (*operation, *epoch),
     };
     let running = running(tables, &operation, epoch)?;
-    let mut keys = BTreeMap::new();
-    for node in &running.ceremony.roster {
-        if let Some(member) = read::<Member>(tables, &schema::member(*node))? {
-            keys.insert(*node, member.key);
-        }
-    }
+    let keys = identities(tables, &running.ceremony.roster)?;
     vote.verify(&running.ceremony, |node| keys.get(&node).copied())?;
     match vote {
+        Vote::Ready { node, core, ready } if running.moved.is_some() => {
+            redistributions::take_ready(tables, cluster, running, node, core, ready)
+        }
         Vote::Ready { node, core, ready } => take_ready(tables, cluster, running, node, core, ready),
+        Vote::Fault { .. } if running.moved.is_some() => {
+            refuse(ErrorCode::WrongState, "a redistribution ends by its votes and its time, not by a report")
+        }
         Vote::Fault { node, report, .. } => end_attempt(tables, cluster, running, Some(node), report),
     }
 }
 
-fn running(tables: &impl Tables, operation: &OperationId, epoch: Epoch) -> Result<OperationRecord, Stop> {
+/// Identities of members; who is no member is left out.
+pub(crate) fn identities(tables: &impl Tables, nodes: &[NodeId]) -> Result<BTreeMap<NodeId, PublicKey>, Stop> {
+    let mut keys = BTreeMap::new();
+    for node in nodes {
+        if let Some(member) = read::<Member>(tables, &schema::member(*node))? {
+            keys.insert(*node, member.key);
+        }
+    }
+    Ok(keys)
+}
+
+pub(crate) fn running(tables: &impl Tables, operation: &OperationId, epoch: Epoch) -> Result<OperationRecord, Stop> {
     let record = read::<OperationRecord>(tables, &schema::operation(operation))?;
     record
         .filter(|running| running.ceremony.epoch == epoch)
@@ -90,9 +110,12 @@ fn take_ready<T: Tables>(
     if votes_for(&core) == n {
         return commit(tables, cluster, running, core);
     }
-    // Holders that computed different results can never agree. With fewer than t evil ones, a result that n-t+1 vote for is the
-    // honest one, and whoever votes for another is known; until there is one, more votes are waited for.
-    let honest = running.ready.values().find(|vote| votes_for(&vote.core) > n - running.ceremony.threshold.get());
+    // Holders that computed different results can never agree. With fewer than t evil ones, a result that t vote for has an
+    // honest voter, and one that n-t+1 vote for is the only such; whoever votes for another is then known. Until there is one,
+    // more votes are waited for.
+    let t = running.ceremony.threshold.get();
+    let sure = t.max((n + 1).saturating_sub(t));
+    let honest = running.ready.values().find(|vote| votes_for(&vote.core) >= sure);
     let odd = |honest: &ReadyRecord| {
         let others = running.ready.iter().filter(|(_, vote)| vote.core != honest.core);
         others.map(|(node, _)| *node).collect::<Vec<NodeId>>()
@@ -105,7 +128,8 @@ fn take_ready<T: Tables>(
     Ok(Outcome::Noted)
 }
 
-fn commit<T: Tables>(
+/// Every holder is ready: the epoch of the attempt signs from here on.
+pub(crate) fn commit<T: Tables>(
     tables: &mut Overlay<'_, T>,
     cluster: &ClusterRecord,
     running: OperationRecord,
@@ -113,21 +137,68 @@ fn commit<T: Tables>(
 ) -> Result<Outcome, Stop> {
     let ceremony = &running.ceremony;
     let mut version = version_of(tables, ceremony)?;
-    let Verdict::To(state) = decide(version.state, Event::Generated) else {
-        return refuse(ErrorCode::Internal, "an operation runs for a version that is not pending");
+    let event = if running.moved.is_some() { Event::Redistribute } else { Event::Generated };
+    let Verdict::To(state) = decide(version.state, event) else {
+        return refuse(ErrorCode::Internal, "an operation runs for a version whose state does not allow it");
     };
     version.state = state;
     version.roster.clone_from(&ceremony.roster);
+    version.threshold = ceremony.threshold;
+    version.committed_ms = cluster.time_ms;
+    version.stale.clear();
+    version.remember(ended(cluster, &running, None, None, Vec::new()));
+    version.shares.push(share_set(ceremony));
     let outcome = Outcome::activated(&core);
     let ready = running.ready.into_iter().map(|(node, vote)| (node, vote.ready)).collect();
-    version.certificate = Some(StoredCertificate { core, ready, activated: BTreeMap::new(), heads: BTreeMap::new() });
+    let before = version.certificate.replace(StoredCertificate {
+        core,
+        ready,
+        activated: BTreeMap::new(),
+        heads: BTreeMap::new(),
+    });
+    shares::retire(tables, &ceremony.key, &mut version, before)?;
     tables.remove(schema::operation(&ceremony.operation));
+    if event == Event::Generated {
+        keys::activate(tables, cluster, &ceremony.key, ceremony.version)?;
+    }
+    let every = keys::key_of_id(tables, &ceremony.key)?.policy.refresh_every_ms;
+    let due = every.map(|every| cluster.time_ms.saturating_add(every));
+    shares::schedule(tables, &ceremony.key, &mut version, due);
     tables.put(schema::version(&ceremony.key, ceremony.version), &version);
-    keys::activate(tables, cluster, &ceremony.key, ceremony.version)?;
     Ok(outcome)
 }
 
-fn version_of(tables: &impl Tables, ceremony: &Ceremony) -> Result<VersionRecord, Stop> {
+/// Shares that an attempt handed out, or may have handed out.
+pub(crate) fn share_set(ceremony: &Ceremony) -> ShareSet {
+    ShareSet {
+        epoch: ceremony.epoch,
+        holders: ceremony.holders.clone(),
+        threshold: ceremony.threshold,
+        erased: BTreeSet::new(),
+    }
+}
+
+/// What is remembered of an attempt.
+pub(crate) fn ended(
+    cluster: &ClusterRecord,
+    running: &OperationRecord,
+    fault: Option<FaultKind>,
+    reporter: Option<NodeId>,
+    culprits: Vec<NodeId>,
+) -> AttemptRecord {
+    AttemptRecord {
+        trigger: running.trigger,
+        epoch: running.ceremony.epoch,
+        roster: running.ceremony.roster.clone(),
+        threshold: running.ceremony.threshold,
+        ended_ms: cluster.time_ms,
+        fault,
+        reporter,
+        culprits,
+    }
+}
+
+pub(crate) fn version_of(tables: &impl Tables, ceremony: &Ceremony) -> Result<VersionRecord, Stop> {
     read::<VersionRecord>(tables, &schema::version(&ceremony.key, ceremony.version))?
         .ok_or_else(|| Refusal::new(ErrorCode::Internal, "an operation runs for a version that does not exist").into())
 }
@@ -143,6 +214,9 @@ pub(crate) fn expire<T: Tables>(
     if cluster.time_ms < running.deadline_ms {
         return refuse(ErrorCode::WrongState, "the time of this attempt is not over");
     }
+    if running.moved.is_some() {
+        return redistributions::end_attempt(tables, cluster, running);
+    }
     // Who is silent can only be told when somebody got as far as a vote.
     let silent = running.ceremony.roster.iter().filter(|node| !running.ready.contains_key(node));
     let culprits = if running.ready.is_empty() { Vec::new() } else { silent.copied().collect() };
@@ -157,33 +231,30 @@ fn end_attempt<T: Tables>(
     reporter: Option<NodeId>,
     report: FaultReport,
 ) -> Result<Outcome, Stop> {
-    let ended = running.ceremony.clone();
-    let mut version = version_of(tables, &ended)?;
-    version.attempts.push(AttemptRecord {
-        epoch: ended.epoch,
-        roster: ended.roster.clone(),
-        fault: report.kind,
-        reporter,
-        culprits: report.culprits.clone(),
-    });
+    let over = running.ceremony.clone();
+    let mut version = version_of(tables, &over)?;
+    version.remember(ended(cluster, &running, Some(report.kind), reporter, report.culprits.clone()));
     let replaced = replace(&mut running, &report.culprits);
-    let next = ended.epoch.next().filter(|_| replaced && running.attempt < limits::GENERATE_ATTEMPTS);
+    let next = over.epoch.next().filter(|_| replaced && running.attempt < limits::GENERATE_ATTEMPTS);
     match next {
         Some(epoch) => {
+            version.epoch = epoch;
             running.ceremony.epoch = epoch;
+            running.ceremony.holders.clone_from(&running.ceremony.roster);
             running.attempt += 1;
+            running.begun_ms = cluster.time_ms;
             running.deadline_ms = cluster.time_ms.saturating_add(limits::GENERATE_ATTEMPT_MS);
             running.ready.clear();
             version.roster.clone_from(&running.ceremony.roster);
-            tables.put(schema::operation(&ended.operation), &running);
+            tables.put(schema::operation(&over.operation), &running);
         }
         None => {
             version.state = KeyState::Failed;
-            tables.remove(schema::operation(&ended.operation));
+            tables.remove(schema::operation(&over.operation));
         }
     }
-    tables.put(schema::version(&ended.key, ended.version), &version);
-    Ok(Outcome::AttemptEnded { key: ended.key, version: ended.version, epoch: ended.epoch, next })
+    tables.put(schema::version(&over.key, over.version), &version);
+    Ok(Outcome::AttemptEnded { key: over.key, version: over.version, epoch: over.epoch, next })
 }
 
 /// Puts spares in the place of culprits, in the order that the create request signed. False when there are not enough.
@@ -199,42 +270,6 @@ fn replace(running: &mut OperationRecord, culprits: &[NodeId]) -> bool {
     true
 }
 
-/// Takes ACTIVATED of a holder and the signed head of a voter.
-pub(crate) fn witness<T: Tables>(
-    tables: &mut Overlay<'_, T>,
-    cluster: &ClusterRecord,
-    witness: &Witness,
-) -> Result<Outcome, Stop> {
-    let key = schema::version(&witness.key, witness.version);
-    let record = read::<VersionRecord>(tables, &key)?;
-    let member = read::<Member>(tables, &schema::member(witness.node))?;
-    let place = read::<crate::certificate::Activation>(tables, &schema::place(&witness.key, witness.version))?;
-    let (Some(mut version), Some(member), Some(place)) = (record, member, place) else {
-        return refuse(ErrorCode::NotFound, "a witness of something that did not happen");
-    };
-    let Some(certificate) = &mut version.certificate else {
-        return refuse(ErrorCode::NotFound, "a witness of something that did not happen");
-    };
-    let bad = || refuse(ErrorCode::BadSignature, format!("a witness of node {} that does not verify", witness.node));
-    if let Some(signature) = witness.activated {
-        let digest = certificate.core.digest();
-        let on_roster = certificate.core.roster.contains(&witness.node);
-        if !on_roster || !verifies_activated(&member.key, &cluster.cluster, &digest, &signature) {
-            return bad();
-        }
-        certificate.activated.insert(witness.node, signature);
-    }
-    if let Some(signature) = witness.head {
-        let votes = member.role == MemberRole::Voter;
-        if !votes || !member.key.verifies(Domain::Head, &cluster.cluster, &encode(&place.head), &signature) {
-            return bad();
-        }
-        certificate.heads.insert(witness.node, signature);
-    }
-    tables.put(key, &version);
-    Ok(Outcome::Noted)
-}
-
 /// Operations that run, for the reconciler.
 ///
 /// # Errors
@@ -245,21 +280,4 @@ pub fn running_operations(
 ) -> Result<Vec<OperationRecord>, crate::table::StoreFault> {
     let page = tables.scan(schema::OPERATIONS, b"", limit)?;
     page.iter().map(|(_, value)| Ok(crate::wire::decode(value)?)).collect()
-}
-
-/// Whether a version still waits for votes that only this node can give; for its reconciler.
-///
-/// # Errors
-/// [`crate::table::StoreFault`] when the store cannot be read.
-pub fn owes_witness(
-    tables: &impl Tables,
-    key: &crate::id::KeyId,
-    version: crate::id::KeyVersion,
-    node: NodeId,
-) -> Result<bool, crate::table::StoreFault> {
-    let Some(record) = read::<VersionRecord>(tables, &schema::version(key, version))? else { return Ok(false) };
-    let Some(certificate) = records::certificate(tables, key, &record)? else { return Ok(false) };
-    let holds = certificate.core.roster.contains(&node);
-    let votes = read::<Member>(tables, &schema::member(node))?.is_some_and(|m| m.role == MemberRole::Voter);
-    Ok((holds && !certificate.activated.contains_key(&node)) || (votes && !certificate.heads.contains_key(&node)))
 }

@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+pub use super::share_records::{AttemptRecord, Moved, OperationRecord, ReadyRecord, ShareSet, Trigger};
 use crate::certificate::{Activation, CertificateCore, KeyCertificate, Ready};
-use crate::generate::{Ceremony, FaultKind};
 use crate::genesis::{Genesis, Member};
 use crate::id::{ClusterId, Digest, Epoch, KeyId, KeyVersion, Name, NodeId, Threshold};
 use crate::identity::{PublicKey, Signature};
 use crate::lifecycle::KeyState;
 use crate::outcome::Outcome;
-use crate::request::{Grant, Purpose, Suite};
+use crate::request::{Grant, KeyPolicy, Purpose, Suite};
 use crate::schema::replicated as schema;
 use crate::table::{StoreFault, Tables, read};
 use crate::wire::encode;
@@ -71,24 +71,37 @@ pub struct KeyRecord {
     pub current: Option<KeyVersion>,
     /// The newest version.
     pub latest: KeyVersion,
+    /// How it is kept.
+    pub policy: KeyPolicy,
+    /// The longest staleness before it was lowered, milliseconds, and the index of the entry that did.
+    pub lowered: Option<(u32, u64)>,
 }
-crate::wire_struct!(KeyRecord { id, name, purpose, suite, tags, parent, created_by, created_ms, current, latest });
+crate::wire_struct!(KeyRecord {
+    id,
+    name,
+    purpose,
+    suite,
+    tags,
+    parent,
+    created_by,
+    created_ms,
+    current,
+    latest,
+    policy,
+    lowered,
+});
 
-/// How an attempt ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AttemptRecord {
-    /// Its epoch.
-    pub epoch: Epoch,
-    /// Its roster.
-    pub roster: Vec<NodeId>,
-    /// Why.
-    pub fault: FaultKind,
-    /// Who said so; none when its time ran out by the replicated clock.
-    pub reporter: Option<NodeId>,
-    /// Whom the reporter blames.
-    pub culprits: Vec<NodeId>,
+impl KeyRecord {
+    /// How stale a holder may be that is known to have applied `position`: who has not applied a lowering goes by what was
+    /// before. Milliseconds.
+    #[must_use]
+    pub fn staleness_of(&self, position: u64) -> u32 {
+        match self.lowered {
+            Some((before, index)) if position < index => before.max(self.policy.max_staleness_ms),
+            _ => self.policy.max_staleness_ms,
+        }
+    }
 }
-crate::wire_struct!(AttemptRecord { epoch, roster, fault, reporter, culprits });
 
 /// A certificate without its place in the history, which is stored beside it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,10 +124,8 @@ pub struct DestructionRecord {
     pub at_ms: u64,
     /// The state before, for a cancellation.
     pub before: KeyState,
-    /// Holders that proved erasure.
-    pub erased: BTreeSet<NodeId>,
 }
-crate::wire_struct!(DestructionRecord { at_ms, before, erased });
+crate::wire_struct!(DestructionRecord { at_ms, before });
 
 /// A version of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -133,10 +144,24 @@ pub struct VersionRecord {
     pub roster: Vec<NodeId>,
     /// Holders needed.
     pub threshold: Threshold,
-    /// Attempts that ended without a key.
+    /// How attempts ended, the oldest first; at most [`crate::limits::ATTEMPTS_KEPT`].
     pub attempts: Vec<AttemptRecord>,
-    /// Votes of the attempt that succeeded.
+    /// The highest epoch that an attempt took.
+    pub epoch: Epoch,
+    /// Votes of the epoch that signs.
     pub certificate: Option<StoredCertificate>,
+    /// Votes of the epoch before, until those of the one that signs are complete.
+    pub retiring: Option<StoredCertificate>,
+    /// Shares that are out, by epoch, that of the certificate included.
+    pub shares: Vec<ShareSet>,
+    /// Members of the roster that said they have no share of the epoch that signs, besides those that it does not count.
+    pub stale: BTreeSet<NodeId>,
+    /// State time at which the epoch that signs was committed.
+    pub committed_ms: u64,
+    /// When the next refresh by schedule is due, state time.
+    pub refresh_ms: Option<u64>,
+    /// When a node last had its share healed, state time.
+    pub healed: BTreeMap<NodeId, u64>,
     /// A destruction under way or done.
     pub destruction: Option<DestructionRecord>,
 }
@@ -149,11 +174,46 @@ crate::wire_struct!(VersionRecord {
     roster,
     threshold,
     attempts,
+    epoch,
     certificate,
+    retiring,
+    shares,
+    stale,
+    committed_ms,
+    refresh_ms,
+    healed,
     destruction,
 });
 
 impl VersionRecord {
+    /// What the epoch that signs was certified as.
+    #[must_use]
+    pub fn core(&self) -> Option<&CertificateCore> {
+        self.certificate.as_ref().map(|certificate| &certificate.core)
+    }
+    /// Whether every holder of the epoch that signs activated it: then nobody needs earlier shares.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        self.certificate.as_ref().is_some_and(|c| c.core.holders.iter().all(|node| c.activated.contains_key(node)))
+    }
+    /// Earlier epochs of which so many shares may be left that they are the key.
+    #[must_use]
+    pub fn open_epochs(&self) -> Vec<&ShareSet> {
+        let signs = self.core().map(|core| core.epoch);
+        self.shares.iter().filter(|set| Some(set.epoch) != signs && !set.is_closed()).collect()
+    }
+    /// Whether a node may have a share of an epoch below this one.
+    #[must_use]
+    pub fn owes_erasure(&self, node: NodeId, below: Epoch) -> bool {
+        self.shares.iter().any(|set| set.epoch < below && set.owing().contains(&node))
+    }
+    /// Notes how an attempt ended.
+    pub fn remember(&mut self, attempt: AttemptRecord) {
+        if self.attempts.len() >= crate::limits::ATTEMPTS_KEPT {
+            self.attempts.remove(0);
+        }
+        self.attempts.push(attempt);
+    }
     /// Its state at a time: a date that passed needs no entry to count.
     #[must_use]
     pub fn state_at(&self, now_ms: u64) -> KeyState {
@@ -164,32 +224,6 @@ impl VersionRecord {
         }
     }
 }
-
-/// A share operation that is not finished.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OperationRecord {
-    /// The attempt that runs.
-    pub ceremony: Ceremony,
-    /// Spares that are left, in order.
-    pub spares: Vec<NodeId>,
-    /// Number of the attempt, from 1.
-    pub attempt: u32,
-    /// When the attempt may be ended by anybody, state time.
-    pub deadline_ms: u64,
-    /// READY votes so far.
-    pub ready: BTreeMap<NodeId, ReadyRecord>,
-}
-crate::wire_struct!(OperationRecord { ceremony, spares, attempt, deadline_ms, ready });
-
-/// A READY vote of an attempt that runs, with what it votes for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ReadyRecord {
-    /// What is voted for.
-    pub core: CertificateCore,
-    /// The vote.
-    pub ready: Ready,
-}
-crate::wire_struct!(ReadyRecord { core, ready });
 
 /// What became of an ordered request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -203,8 +237,10 @@ pub struct RequestRecord {
 }
 crate::wire_struct!(RequestRecord { digest, expires_ms, outcome });
 
-/// Version of the rules in this release.
+/// The highest version of the rules that this release knows.
 pub const STATE_VERSION: u32 = 1;
+/// The version of the rules that every cluster begins with.
+pub const FIRST_STATE_VERSION: u32 = 1;
 
 /// The tables before the first entry.
 #[must_use]
@@ -212,7 +248,7 @@ pub fn initial(genesis: &Genesis) -> BTreeMap<Vec<u8>, Vec<u8>> {
     let record = ClusterRecord {
         cluster: genesis.cluster_id(),
         name: genesis.name.clone(),
-        state_version: STATE_VERSION,
+        state_version: FIRST_STATE_VERSION,
         membership: 0,
         time_ms: 0,
         started: false,
@@ -222,6 +258,7 @@ pub fn initial(genesis: &Genesis) -> BTreeMap<Vec<u8>, Vec<u8>> {
     for (id, member) in &genesis.members {
         tables.insert(schema::member(*id), encode(member));
     }
+    tables.extend(super::members::initial(genesis));
     for (name, key) in &genesis.administrators {
         let grant = Grant { role: crate::request::Role::Admin, keys: "*".to_owned() };
         let client = ClientRecord { name: name.clone(), key: *key, grants: BTreeSet::from([grant]), added_ms: 0 };
@@ -296,7 +333,7 @@ pub fn versions(tables: &impl Tables, key: &KeyId) -> Result<Vec<VersionRecord>,
     }
 }
 
-/// The certificate of a version, with its place in the history.
+/// The certificate of the epoch of a version that signs, with its place in the history.
 ///
 /// # Errors
 /// [`StoreFault`] when it cannot be read.
@@ -305,8 +342,32 @@ pub fn certificate(
     key: &KeyId,
     version: &VersionRecord,
 ) -> Result<Option<KeyCertificate>, StoreFault> {
-    let Some(stored) = &version.certificate else { return Ok(None) };
-    let place: Option<Activation> = read(tables, &schema::place(key, version.number))?;
+    version.certificate.as_ref().map_or(Ok(None), |stored| placed(tables, key, version.number, stored))
+}
+
+/// The certificate that is shown to clients: right after a change of shares the one before, which certifies the same public
+/// key, until all votes of the new one are there.
+///
+/// # Errors
+/// [`StoreFault`] when it cannot be read.
+pub fn shown_certificate(
+    tables: &impl Tables,
+    key: &KeyId,
+    version: &VersionRecord,
+) -> Result<Option<KeyCertificate>, StoreFault> {
+    match &version.retiring {
+        Some(stored) => placed(tables, key, version.number, stored),
+        None => certificate(tables, key, version),
+    }
+}
+
+fn placed(
+    tables: &impl Tables,
+    key: &KeyId,
+    version: KeyVersion,
+    stored: &StoredCertificate,
+) -> Result<Option<KeyCertificate>, StoreFault> {
+    let place: Option<Activation> = read(tables, &schema::place(key, version, stored.core.epoch))?;
     Ok(place.map(|activation| KeyCertificate {
         core: stored.core.clone(),
         ready: stored.ready.clone(),

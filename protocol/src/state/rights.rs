@@ -70,6 +70,9 @@ pub(crate) fn check_right(tables: &impl Tables, client: &ClientRecord, body: &Re
         | Action::ResumeKey
         | Action::RevokeKey { .. }
         | Action::DestroyKey { .. }
+        | Action::RefreshKey { .. }
+        | Action::ReshareKey { .. }
+        | Action::SetKeyPolicy { .. }
         | Action::CancelDestroyKey => require(client, action, Role::KeyAdmin, &key_of(tables, body.key)?.name),
         Action::Sign => require(client, action, Role::Signer, &key_of(tables, body.key)?.name),
         Action::ShowKey { name } if may_read_key(client, name) => Ok(()),
@@ -81,11 +84,21 @@ pub(crate) fn check_right(tables: &impl Tables, client: &ClientRecord, body: &Re
             Err(Refusal::new(ErrorCode::PermissionDenied, message).into())
         }
         // Lists and the status show only what the client may see; usage records are filtered where they are read.
-        Action::ListKeys { .. } | Action::Status | Action::Explain { .. } => Ok(()),
-        Action::ListClients { .. } if may_read_usage(client) => Ok(()),
+        // The members are known to everybody who is to believe their signatures.
+        Action::ListKeys { .. }
+        | Action::ListOperations { .. }
+        | Action::ListMembers { .. }
+        | Action::Status
+        | Action::Explain { .. } => Ok(()),
+        Action::ListClients { .. } | Action::Doctor if may_read_usage(client) => Ok(()),
         Action::ListClients { .. }
+        | Action::Doctor
         | Action::AddClient { .. }
         | Action::RemoveClient { .. }
+        | Action::AddMember { .. }
+        | Action::RemoveMember { .. }
+        | Action::ReplaceMember { .. }
+        | Action::MoveMember { .. }
         | Action::UpgradeCluster { .. } => require_admin(client, action),
     }
 }

@@ -1,14 +1,22 @@
 //! What clients are shown of the state.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
+mod doctor;
+mod members;
+mod operation;
+
+use crate::blame::BlameKind;
 use crate::certificate::KeyCertificate;
 use crate::id::{BootId, ClusterId, Epoch, KeyId, KeyVersion, Name, NodeId, RequestId, Threshold};
 use crate::lifecycle::KeyState;
-use crate::request::{Purpose, Suite};
+use crate::request::{KeyPolicy, Purpose, Suite};
 use crate::schema::replicated as schema;
 use crate::table::{StoreFault, Tables, read};
 
+pub use self::doctor::{Check, DoctorView, Level};
+pub use self::members::{DepartedView, MemberView, MembersView, members_view};
+pub use self::operation::{OperationPhase, OperationView, SharesView, operation_page};
 use super::records::{self, AttemptRecord, ClientRecord, KeyRecord, OperationRecord, VersionRecord};
 use super::{may_read_key, operation_id};
 
@@ -29,14 +37,14 @@ pub struct VersionView {
     pub roster: Vec<NodeId>,
     /// Holders needed.
     pub threshold: Threshold,
-    /// Attempts that ended without a key.
+    /// How attempts ended, the oldest first.
     pub attempts: Vec<AttemptRecord>,
-    /// The attempt that runs, and the holders that are ready.
-    pub running: Option<(Epoch, BTreeSet<NodeId>)>,
+    /// The share operation that runs.
+    pub running: Option<OperationView>,
+    /// Its shares.
+    pub shares: Option<SharesView>,
     /// When erasing begins or began.
     pub destroy_ms: Option<u64>,
-    /// Holders that proved erasure.
-    pub erased: BTreeSet<NodeId>,
     /// Its certificate; the client checks it.
     pub certificate: Option<KeyCertificate>,
 }
@@ -50,8 +58,8 @@ crate::wire_struct!(VersionView {
     threshold,
     attempts,
     running,
+    shares,
     destroy_ms,
-    erased,
     certificate,
 });
 
@@ -74,10 +82,12 @@ pub struct KeyView {
     pub created_ms: u64,
     /// The version that signs, or would if it were not suspended.
     pub current: Option<KeyVersion>,
+    /// How it is kept.
+    pub policy: KeyPolicy,
     /// All versions, ascending.
     pub versions: Vec<VersionView>,
 }
-crate::wire_struct!(KeyView { id, name, purpose, suite, tags, created_by, created_ms, current, versions });
+crate::wire_struct!(KeyView { id, name, purpose, suite, tags, created_by, created_ms, current, policy, versions });
 
 impl KeyView {
     /// A version.
@@ -99,7 +109,8 @@ fn version_view(
     now_ms: u64,
 ) -> Result<VersionView, StoreFault> {
     let running = read::<OperationRecord>(tables, &schema::operation(&operation_id(key, version.number)))?;
-    let certificate = records::certificate(tables, key, &version)?;
+    let certificate = records::shown_certificate(tables, key, &version)?;
+    let shares = SharesView::of(&version);
     Ok(VersionView {
         number: version.number,
         state: version.state_at(now_ms),
@@ -109,9 +120,9 @@ fn version_view(
         roster: version.roster,
         threshold: version.threshold,
         attempts: version.attempts,
-        running: running.map(|r| (r.ceremony.epoch, r.ready.keys().copied().collect())),
+        running: running.as_ref().map(OperationView::of),
+        shares,
         destroy_ms: version.destruction.as_ref().map(|d| d.at_ms),
-        erased: version.destruction.map(|d| d.erased).unwrap_or_default(),
         certificate,
     })
 }
@@ -134,6 +145,7 @@ pub fn key_view(tables: &impl Tables, key: KeyRecord, now_ms: u64) -> Result<Key
         created_by: key.created_by,
         created_ms: key.created_ms,
         current: key.current,
+        policy: key.policy,
         versions,
     })
 }
@@ -220,8 +232,22 @@ pub struct NodeView {
     pub release: String,
     /// Its boot.
     pub boot: Option<BootId>,
+    /// What the asked node can prove against it.
+    pub blamed: Option<BlamedView>,
 }
-crate::wire_struct!(NodeView { id, name, reachable, role, applied_index, release, boot });
+crate::wire_struct!(NodeView { id, name, reachable, role, applied_index, release, boot, blamed });
+
+/// What one node can prove against another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlamedView {
+    /// How often it broke the protocol.
+    pub count: u64,
+    /// How, the last time.
+    pub kind: BlameKind,
+    /// When that was found, by the clock of the asked node, milliseconds since 1970.
+    pub time_ms: u64,
+}
+crate::wire_struct!(BlamedView { count, kind, time_ms });
 
 /// A key in the status.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -238,8 +264,16 @@ pub struct KeyStatus {
     pub holders: Vec<NodeId>,
     /// Holders that can be reached.
     pub usable: Vec<NodeId>,
+    /// Members of the roster without a share of the current epoch.
+    pub stale: Vec<NodeId>,
+    /// Epoch of the shares, and when it was committed, state time.
+    pub epoch: Option<(Epoch, u64)>,
+    /// Earlier epochs of which so many shares may be left that they are the key.
+    pub open: Vec<Epoch>,
+    /// The share operation that runs.
+    pub running: Option<OperationView>,
 }
-crate::wire_struct!(KeyStatus { name, version, state, threshold, holders, usable });
+crate::wire_struct!(KeyStatus { name, version, state, threshold, holders, usable, stale, epoch, open, running });
 
 /// The cluster as the asked node sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -27,14 +27,36 @@ fn limits(max_connections: usize, max_per_ip: usize) -> AcceptLimits {
 
 /// A listener of node 1 for clients, and its address.
 async fn listen(limits: AcceptLimits) -> (impl Stream<Item = io::Result<Conn>> + Send + Unpin, SocketAddr) {
+    listen_with(tls::client_server_config(&node(1)).unwrap(), limits).await
+}
+
+/// A listener of node 1 for nodes 2 and 3, and its address.
+async fn listen_to_peers(limits: AcceptLimits) -> (impl Stream<Item = io::Result<Conn>> + Send + Unpin, SocketAddr) {
+    let members = tls::only([node(2).public(), node(3).public()]);
+    listen_with(tls::peer_server_config(&node(1), members).unwrap(), limits).await
+}
+
+async fn listen_with(
+    config: Arc<rustls::ServerConfig>,
+    limits: AcceptLimits,
+) -> (impl Stream<Item = io::Result<Conn>> + Send + Unpin, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let acceptor = TlsAcceptor::from(tls::client_server_config(&node(1)).unwrap());
-    (incoming(listener, acceptor, limits), address)
+    (incoming(listener, TlsAcceptor::from(config), limits), address)
 }
 
 async fn dial(address: SocketAddr) -> io::Result<client::TlsStream<TcpStream>> {
+    shake_hands(TcpStream::connect(address).await?).await
+}
+
+/// The client's side of a handshake, over a connection that is there.
+async fn shake_hands(tcp: TcpStream) -> io::Result<client::TlsStream<TcpStream>> {
     let config = tls::client_config(tls::only([node(1).public()])).unwrap();
+    TlsConnector::from(config).connect(ServerName::try_from(SERVER_NAME).unwrap(), tcp).await
+}
+
+async fn dial_as(number: u8, address: SocketAddr) -> io::Result<client::TlsStream<TcpStream>> {
+    let config = tls::peer_client_config(&node(number), node(1).public()).unwrap();
     connect(&address.to_string(), &TlsConnector::from(config)).await
 }
 
@@ -94,6 +116,46 @@ async fn beyond_the_cap_of_one_address_connections_are_closed() {
     drop(connection);
     let (third, _connection) = tokio::join!(dial(address), next(&mut connections));
     assert!(third.is_ok());
+}
+
+#[tokio::test]
+async fn beyond_the_cap_of_one_identity_connections_are_closed() {
+    let (mut connections, address) = listen_to_peers(limits(64, 64)).await;
+    let mut open = Vec::new();
+    for _ in 0..MAX_PER_IDENTITY {
+        let (client, connection) = tokio::join!(dial_as(2, address), next(&mut connections));
+        open.push((client.unwrap(), connection));
+    }
+    // A client's handshake is over before the server knows who it is.
+    let mut over = dial_as(2, address).await.unwrap();
+    assert!(closed(&mut over).await);
+    let (_other, connection) = tokio::join!(dial_as(3, address), next(&mut connections));
+    assert_eq!(connection.connect_info().peer, Some(node(3).public()), "another member has places of its own");
+    open.pop();
+    let (_again, connection) = tokio::join!(dial_as(2, address), next(&mut connections));
+    assert_eq!(connection.connect_info().peer, Some(node(2).public()), "a place that came back");
+}
+
+#[tokio::test]
+async fn silent_strangers_take_places_from_each_other() {
+    // Half of the four places are for handshakes, and nothing but the third one ends the first.
+    let patient = AcceptLimits { handshake_timeout: 2 * PATIENCE, ..limits(4, 4) };
+    let (mut connections, address) = listen(patient).await;
+    let first = TcpStream::connect(address).await.unwrap();
+    let (client, connection) = tokio::join!(dial(address), next(&mut connections));
+    assert!(client.is_ok());
+    drop((client, connection));
+    let (late, connection) = tokio::join!(shake_hands(first), next(&mut connections));
+    assert!(late.is_ok(), "at the limit nobody is given up");
+    drop((late, connection));
+
+    let mut oldest = TcpStream::connect(address).await.unwrap();
+    let second = TcpStream::connect(address).await.unwrap();
+    let (client, _served) = tokio::join!(dial(address), next(&mut connections));
+    assert!(client.is_ok());
+    assert!(closed(&mut oldest).await);
+    let (late, _served) = tokio::join!(shake_hands(second), next(&mut connections));
+    assert!(late.is_ok(), "only the oldest is given up");
 }
 
 #[tokio::test]
@@ -189,6 +251,39 @@ async fn calls_over_the_whole_stack() {
     let mut client = PeerClient::new(channel(address, config, PATIENCE));
     let status = client.work(tokio_stream::pending()).await.unwrap_err();
     assert_eq!(from_status(&status).code, ErrorCode::Unreachable, "{status:?}");
+    served.abort();
+}
+
+/// Opens streams and says nothing on them.
+struct Silent;
+
+#[tonic::async_trait]
+impl Peer for Silent {
+    type RaftStream = Frames;
+    type WorkStream = Frames;
+    async fn raft(&self, _: Request<Streaming<Frame>>) -> Result<Response<Frames>, Status> {
+        Ok(Response::new(Box::pin(tokio_stream::pending())))
+    }
+    async fn work(&self, _: Request<Streaming<Frame>>) -> Result<Response<Frames>, Status> {
+        Ok(Response::new(Box::pin(tokio_stream::pending())))
+    }
+}
+
+#[tokio::test]
+async fn beyond_the_cap_of_one_connection_calls_wait() {
+    let (connections, address) = listen_to_peers(limits(4, 4)).await;
+    let served = tokio::spawn(server().add_service(PeerServer::new(Silent)).serve_with_incoming(connections));
+    let config = tls::peer_client_config(&node(2), node(1).public()).unwrap();
+    let mut client = PeerClient::new(channel(address.to_string(), config, PATIENCE));
+    let mut open = Vec::new();
+    for _ in 0..MAX_STREAMS {
+        let stream = timeout(PATIENCE, client.raft(tokio_stream::empty())).await.unwrap();
+        open.push(stream.unwrap());
+    }
+    let mut waiting = std::pin::pin!(client.raft(tokio_stream::empty()));
+    assert!(timeout(Duration::from_millis(200), waiting.as_mut()).await.is_err());
+    open.pop();
+    assert!(timeout(PATIENCE, waiting).await.unwrap().is_ok());
     served.abort();
 }
 

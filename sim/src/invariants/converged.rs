@@ -16,7 +16,7 @@ pub(crate) fn unfinished(
 ) -> Result<Option<String>, Violation> {
     let reference = &oracle.reference;
     if reference.running()? > 0 {
-        return Ok(Some("a generation neither ends nor fails".to_owned()));
+        return Ok(Some("a share operation neither ends nor fails".to_owned()));
     }
     let (honest_voters, all_voters) = voters;
     for core in oracle.committed() {
@@ -38,8 +38,7 @@ pub(crate) fn unfinished(
 
 /// A share of nothing that was committed.
 fn leftover(oracle: &Oracle, node: NodeId, disk: &crate::disk::Disk) -> Option<String> {
-    let committed: Vec<Vec<u8>> =
-        oracle.committed().map(|core| private::share(&core.key, core.version, core.epoch)).collect();
+    let committed: Vec<Vec<u8>> = oracle.kept().collect();
     let shares = disk.durable(Column::Private).range(private::SHARES.to_vec()..);
     let mut shares = shares.take_while(|(key, _)| key.starts_with(private::SHARES));
     shares.any(|(key, _)| !committed.contains(key)).then(|| format!("node {node} keeps the share of a failed attempt"))

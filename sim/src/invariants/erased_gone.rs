@@ -9,11 +9,9 @@ use crate::disk::Column;
 pub(super) fn check(erasure: &Erasure, disks: &Disks<'_>) -> Result<(), Violation> {
     let Some(disk) = disks.get(&erasure.node) else { return Ok(()) };
     let prefix = private::shares_of(&erasure.key, erasure.version);
-    let mut left = disk.durable(Column::Private).range(prefix.clone()..);
-    match left.next() {
-        Some((key, _)) if key.starts_with(&prefix) => {
-            Err(safety(ERASED_GONE, format!("node {} said ERASED and still has the share", erasure.node)))
-        }
-        _ => Ok(()),
+    let end = private::share(&erasure.key, erasure.version, erasure.below);
+    match disk.durable(Column::Private).range(prefix..end).next() {
+        Some(_) => Err(safety(ERASED_GONE, format!("node {} said ERASED and still has the share", erasure.node))),
+        None => Ok(()),
     }
 }

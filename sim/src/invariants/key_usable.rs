@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use symbolon_protocol::certificate::CertificateCore;
 use symbolon_protocol::generate::transcript::on_one_polynomial;
-use symbolon_protocol::id::{KeyId, KeyVersion, NodeId};
+use symbolon_protocol::id::{Epoch, KeyId, KeyVersion, NodeId};
 use symbolon_protocol::schema::private;
 
 use super::{Disks, KEY_USABLE, Reference, Violation, safety};
@@ -17,29 +17,43 @@ use crate::node::usable_share;
 /// What was committed, and what was looked at.
 #[derive(Default)]
 pub(super) struct Usable {
-    committed: BTreeMap<(KeyId, KeyVersion), CertificateCore>,
+    /// Every epoch of a version, ascending; the last one signs.
+    committed: BTreeMap<(KeyId, KeyVersion), Vec<CertificateCore>>,
     /// Records that were checked and good, so that most looks are a comparison.
-    good: BTreeMap<(NodeId, KeyId, KeyVersion), Vec<u8>>,
+    good: BTreeMap<(NodeId, KeyId, KeyVersion, Epoch), Vec<u8>>,
     looked: BTreeMap<NodeId, u64>,
 }
 
 impl Usable {
-    pub(super) fn committed(&mut self, core: CertificateCore) {
-        self.committed.insert((core.key, core.version), core);
+    /// A new epoch was committed. True when it has another roster or threshold than the one before.
+    pub(super) fn committed(&mut self, core: CertificateCore) -> Result<bool, Violation> {
         self.looked.clear();
+        let epochs = self.committed.entry((core.key, core.version)).or_default();
+        let before = epochs.last();
+        let chained = before.is_none_or(|before| {
+            before.public_key == core.public_key && before.epoch < core.epoch && core.previous == Some(before.digest())
+        });
+        if !chained {
+            let what = format!("epoch {} of key `{}` does not continue the one before", core.epoch, core.name);
+            return Err(safety(KEY_USABLE, what));
+        }
+        let moved = before.is_some_and(|b| b.roster != core.roster || b.threshold != core.threshold);
+        epochs.push(core);
+        Ok(moved)
     }
 
+    /// The epochs that sign.
     pub(super) fn cores(&self) -> impl Iterator<Item = &CertificateCore> {
-        self.committed.values()
+        self.committed.values().filter_map(|epochs| epochs.last())
     }
 
-    pub(super) fn core(&self, key: &KeyId, version: KeyVersion) -> Option<&CertificateCore> {
-        self.committed.get(&(*key, version))
+    pub(super) fn is_committed(&self, core: &CertificateCore) -> bool {
+        self.committed.get(&(core.key, core.version)).is_some_and(|epochs| epochs.contains(core))
     }
 
     /// A client was told that a version exists.
     pub(super) fn acknowledged(&self, core: &CertificateCore) -> Result<(), Violation> {
-        if self.core(&core.key, core.version) == Some(core) {
+        if self.is_committed(core) {
             return Ok(());
         }
         let what =
@@ -52,19 +66,29 @@ impl Usable {
             return Ok(());
         }
         let store = disk.durable(Column::Private);
-        for ((key, version), core) in self.committed.iter().filter(|(_, core)| core.roster.contains(&node)) {
-            let record = store.get(&private::share(key, *version, core.epoch));
-            if record.is_some() && record == self.good.get(&(node, *key, *version)) {
-                continue;
-            }
-            match record.filter(|_| usable_share(store, node, core).is_some()) {
-                Some(record) => {
-                    self.good.insert((node, *key, *version), record.clone());
+        for ((key, version), epochs) in &self.committed {
+            let signs = epochs.last().map(|core| core.epoch);
+            for core in epochs.iter().filter(|core| core.holders.contains(&node)) {
+                let place = (node, *key, *version, core.epoch);
+                let record = store.get(&private::share(key, *version, core.epoch));
+                if record.is_some() && record == self.good.get(&place) {
+                    continue;
                 }
-                None if reference.may_be_erased(key, *version)? => {}
-                None => {
-                    let what = format!("node {node} lost its share of version {version} of key `{}`", core.name);
-                    return Err(safety(KEY_USABLE, what));
+                match record.filter(|_| usable_share(store, node, core).is_some()) {
+                    Some(record) => {
+                        self.good.insert(place, record.clone());
+                    }
+                    None if reference.may_be_erased(key, *version)? => {}
+                    // Earlier shares go once every holder of the new ones has activated them, and not before.
+                    None if Some(core.epoch) != signs && reference.is_final(key, *version)? => {}
+                    None if Some(core.epoch) != signs && was_final_before(epochs, core) => {}
+                    None => {
+                        let what = format!(
+                            "node {node} lost its share of epoch {} of version {version} of key `{}`",
+                            core.epoch, core.name
+                        );
+                        return Err(safety(KEY_USABLE, what));
+                    }
                 }
             }
         }
@@ -72,12 +96,12 @@ impl Usable {
     }
 
     pub(super) fn at_end(&self, disks: &Disks<'_>, reference: &Reference) -> Result<(), Violation> {
-        for ((key, version), core) in &self.committed {
-            if reference.may_be_erased(key, *version)? {
+        for core in self.cores() {
+            if reference.may_be_erased(&core.key, core.version)? {
                 continue;
             }
             let mut shares = Vec::new();
-            for (node, disk) in disks.iter().filter(|(node, _)| core.roster.contains(node)) {
+            for (node, disk) in disks.iter().filter(|(node, _)| core.holders.contains(node)) {
                 let secret = usable_share(disk.durable(Column::Private), *node, core);
                 if let Some(point) = secret.and_then(|secret| secret.verifying_share()) {
                     shares.push((*node, point));
@@ -93,6 +117,11 @@ impl Usable {
         }
         Ok(())
     }
+}
+
+/// Whether an epoch lies two or more before the one that signs: then one in between was activated by enough to begin the last.
+fn was_final_before(epochs: &[CertificateCore], core: &CertificateCore) -> bool {
+    epochs.iter().filter(|later| later.epoch > core.epoch).count() > 1
 }
 
 /// Every choice of `size` of the shares.

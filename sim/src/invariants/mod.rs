@@ -25,6 +25,7 @@ use symbolon_protocol::entry::{Entry, Payload};
 use symbolon_protocol::genesis::Genesis;
 use symbolon_protocol::id::{Digest, KeyId, NodeId};
 use symbolon_protocol::outcome::Outcome;
+use symbolon_protocol::schema::private;
 use symbolon_protocol::wire::{Bytes, decode};
 
 use crate::count::{Counters, situation};
@@ -132,23 +133,36 @@ impl Oracle {
         }
         match &payload {
             Some(Payload::Generate(vote)) => no_false_blame::ordered(&self.evil, vote, count)?,
-            Some(Payload::Erased(erasure)) => erased_gone::check(erasure, disks)?,
+            Some(Payload::Erased(erasure)) => {
+                erased_gone::check(erasure, disks)?;
+                if self.reference.still_signs(&erasure.key, erasure.version)? {
+                    count.situation(situation::OLD_ERASED);
+                }
+            }
+            Some(Payload::Deal(vote)) => no_false_blame::dealt(&self.evil, vote, count)?,
             _ => {}
         }
         match applied.outcome {
             Outcome::Activated { key, version, .. } => {
                 let core = self.reference.core(&key, version)?;
                 count.keys += 1;
-                if core.epoch.get() > 1 {
+                if core.previous.is_some() {
+                    count.situation(situation::MOVED);
+                } else if core.epoch.get() > 1 {
                     count.situation(situation::SECOND_ATTEMPT);
                 }
                 if version.get() > 1 {
                     count.situation(situation::ROTATED);
                 }
-                self.usable.committed(core);
+                if self.usable.committed(core)? {
+                    count.situation(situation::RESHARED);
+                }
                 for (node, disk) in disks {
                     self.disk(*node, disk)?;
                 }
+            }
+            Outcome::AttemptEnded { key, version, next, .. } if self.reference.is_active(&key, version)? => {
+                count.situation(if next.is_some() { situation::MOVED_AGAIN } else { situation::NOT_MOVED });
             }
             Outcome::AttemptEnded { next: None, .. } => count.situation(situation::FAILED),
             Outcome::AttemptEnded { key, version, next: Some(_), .. }
@@ -222,9 +236,20 @@ impl Oracle {
         self.usable.cores()
     }
 
+    /// Where shares may lie when everything has come to an end: those of the epoch that signs, and those that count as out.
+    pub(crate) fn kept(&self) -> impl Iterator<Item = Vec<u8>> {
+        let of = |core: &CertificateCore| {
+            let record = self.reference.version(&core.key, core.version).ok().flatten();
+            let out = record.map(|record| record.shares).unwrap_or_default();
+            let (key, version) = (core.key, core.version);
+            out.into_iter().map(move |set| private::share(&key, version, set.epoch)).collect::<Vec<_>>()
+        };
+        self.committed().flat_map(of).collect::<Vec<_>>().into_iter()
+    }
+
     /// Holders of a version that are not evil.
     pub(crate) fn honest_holders(&self, core: &CertificateCore) -> usize {
-        core.roster.iter().filter(|node| !self.evil.contains(node)).count()
+        core.holders.iter().filter(|node| !self.evil.contains(node)).count()
     }
 
     /// Whether any t holders of every key that was committed have its secret between them.

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use symbolon_protocol::generate::{FaultKind, Vote};
 use symbolon_protocol::id::NodeId;
+use symbolon_protocol::redistribute::DealingVote;
 
 use super::{NO_FALSE_BLAME, Violation, safety};
 use crate::count::{Counters, situation};
@@ -29,6 +30,22 @@ pub(super) fn ordered(evil: &BTreeSet<NodeId>, vote: &Vote, count: &mut Counters
     match report.culprits.iter().find(|culprit| !evil.contains(culprit)) {
         Some(culprit) if said && !evil.contains(node) => {
             let what = format!("node {node} blames node {culprit} for `{}`; both are honest", report.kind);
+            Err(safety(NO_FALSE_BLAME, what))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A dealing or an acknowledgement was ordered and accepted.
+pub(super) fn dealt(evil: &BTreeSet<NodeId>, vote: &DealingVote, count: &mut Counters) -> Result<(), Violation> {
+    let DealingVote::Acknowledged { node, accused, .. } = vote else { return Ok(()) };
+    if accused.is_empty() {
+        return Ok(());
+    }
+    count.situation(situation::DEALING_ACCUSED);
+    match accused.iter().find(|dealer| !evil.contains(dealer)) {
+        Some(dealer) if !evil.contains(node) => {
+            let what = format!("holder {node} accuses dealer {dealer}; both are honest");
             Err(safety(NO_FALSE_BLAME, what))
         }
         _ => Ok(()),

@@ -75,8 +75,23 @@ impl Reference {
         Ok(record.state == KeyState::Destroyed || (record.state == KeyState::Destroying && due))
     }
 
-    /// Generations that are not finished.
-    pub(super) fn running(&self) -> Result<usize, Violation> {
+    /// Whether a version has a certificate: what ends then was a redistribution.
+    pub(super) fn is_active(&self, key: &KeyId, version: KeyVersion) -> Result<bool, Violation> {
+        Ok(self.version(key, version)?.is_some_and(|record| record.certificate.is_some()))
+    }
+
+    /// Whether a version is not being destroyed.
+    pub(super) fn still_signs(&self, key: &KeyId, version: KeyVersion) -> Result<bool, Violation> {
+        Ok(self.version(key, version)?.is_some_and(|record| record.destruction.is_none()))
+    }
+
+    /// Whether every holder of the epoch that signs activated it, so that nobody needs earlier shares.
+    pub(super) fn is_final(&self, key: &KeyId, version: KeyVersion) -> Result<bool, Violation> {
+        Ok(self.version(key, version)?.is_some_and(|record| record.is_final()))
+    }
+
+    /// Share operations that are not finished.
+    pub(crate) fn running(&self) -> Result<usize, Violation> {
         running_operations(&self.tables, 64).map(|list| list.len()).map_err(|fault| failed(&fault))
     }
 

@@ -7,11 +7,14 @@ use symbolon_node::core::request::Ordered;
 use symbolon_node::core::signing::Signed;
 use symbolon_protocol::certificate::KeyCertificate;
 use symbolon_protocol::error::{ErrorCode, Refusal};
-use symbolon_protocol::id::{KeyVersion, Name, NodeId, RequestId, Threshold};
+use symbolon_protocol::fresh::{Checked, Claim, Enforced, Expected};
+use symbolon_protocol::id::{KeyId, KeyVersion, Name, NodeId, RequestId, Threshold};
 use symbolon_protocol::identity::{Identity, PublicKey, Signature};
 use symbolon_protocol::request::{
-    Action, Grant, MessageDigest, Purpose, RequestBody, Role, RosterPlan, SignedRequest, Suite, VersionSelector,
+    Action, Grant, KeyPolicy, MessageDigest, Purpose, RequestBody, Role, RosterPlan, SignedRequest, Suite,
+    VersionSelector,
 };
+use symbolon_protocol::state::view::KeyView;
 use symbolon_protocol::wire::Bytes;
 use tokio::time::{Instant, sleep};
 
@@ -20,16 +23,26 @@ use super::surroundings::SharedRng;
 use super::types::derive;
 
 /// Between two tries.
-const AGAIN: Duration = Duration::from_millis(250);
+pub const AGAIN: Duration = Duration::from_millis(250);
 /// How long a request is valid.
 const LIFETIME_MS: u64 = 180_000;
 /// How often a key is asked for anew when its generation failed.
 const GENERATIONS: u32 = 3;
+/// How often a change is asked for while another one of the same key is not finished.
+const BUSY_TRIES: u32 = 40;
 
 /// The administrator of the simulated cluster.
 pub struct Client {
     identity: Identity,
     rng: SharedRng,
+}
+
+/// A name.
+///
+/// # Errors
+/// When it is none.
+pub fn name(text: &str) -> Result<Name, String> {
+    Name::new(text).map_err(|e| e.to_string())
 }
 
 impl Client {
@@ -46,15 +59,13 @@ impl Client {
         &self.identity
     }
 
-    fn request(
-        &self,
-        cluster: &Cluster,
-        action: Action,
-        key: Option<&KeyCertificate>,
-        messages: &[&[u8]],
-    ) -> SignedRequest {
+    /// A signed request that is valid from now on.
+    #[must_use]
+    pub fn request(&self, cluster: &Cluster, action: Action, key: Option<KeyId>, messages: &[&[u8]]) -> SignedRequest {
         let version = match action {
-            Action::Sign | Action::CreateKey { .. } => VersionSelector::Active,
+            Action::Sign | Action::CreateKey { .. } | Action::RefreshKey { .. } | Action::ReshareKey { .. } => {
+                VersionSelector::Active
+            }
             _ => VersionSelector::All,
         };
         let now = cluster.now_ms();
@@ -65,7 +76,7 @@ impl Client {
             not_before_ms: now,
             expires_ms: now + LIFETIME_MS,
             action,
-            key: key.map(|certificate| certificate.core.key),
+            key,
             version,
             purpose: Purpose::Sign,
             payload_type: "raw".to_owned(),
@@ -75,8 +86,11 @@ impl Client {
         SignedRequest::sign(&body, &self.identity)
     }
 
-    /// Has a request ordered through a node. A repeated request is idempotent.
-    async fn order(
+    /// Has a request ordered through a node. A repeated request is idempotent. The refusal inside is the cluster's.
+    ///
+    /// # Errors
+    /// What was waited for in vain.
+    pub async fn order(
         &self,
         cluster: &Cluster,
         on: NodeId,
@@ -95,6 +109,35 @@ impl Client {
         }
     }
 
+    /// Has something ordered that must not be refused.
+    ///
+    /// # Errors
+    /// Why it was refused, or what was waited for in vain.
+    pub async fn change(
+        &self,
+        cluster: &Cluster,
+        on: NodeId,
+        action: Action,
+        key: Option<KeyId>,
+    ) -> Result<Ordered, String> {
+        let what = action.name();
+        for _ in 0..BUSY_TRIES {
+            let request = self.request(cluster, action.clone(), key, &[]);
+            match self.order(cluster, on, &request).await? {
+                Ok(ordered) => {
+                    cluster.trace().note(what, &ordered.index.to_be_bytes());
+                    return Ok(ordered);
+                }
+                // The change before it is not finished everywhere; a client waits for that.
+                Err(refusal) if refusal.code == ErrorCode::OperationRunning => {
+                    sleep(AGAIN).await;
+                }
+                Err(refusal) => return Err(format!("`{what}` was refused through node {on}: {refusal}")),
+            }
+        }
+        Err(format!("`{what}` was told to wait {BUSY_TRIES} times"))
+    }
+
     /// Creates a key whose shares all members hold, and checks its certificate against genesis.
     ///
     /// # Errors
@@ -103,17 +146,19 @@ impl Client {
         &self,
         cluster: &Cluster,
         on: NodeId,
-        name: &str,
+        key: &str,
         threshold: usize,
+        policy: KeyPolicy,
     ) -> Result<KeyCertificate, String> {
         let roster = cluster.members();
         let threshold = Threshold::new(threshold, roster.len()).ok_or("the threshold does not fit the roster")?;
         let action = Action::CreateKey {
-            name: Name::new(name).map_err(|e| e.to_string())?,
+            name: name(key)?,
             suite: Suite::Ed25519,
             plan: RosterPlan { roster, spares: Vec::new(), threshold },
             tags: BTreeMap::new(),
             expires_ms: None,
+            policy,
         };
         let mut tried = 0;
         let ordered = loop {
@@ -125,46 +170,110 @@ impl Client {
                 Err(refusal) if refusal.code == ErrorCode::GenerationFailed && tried < GENERATIONS => {
                     cluster.trace().note("generation failed", refusal.message.as_bytes());
                 }
-                Err(refusal) => return Err(format!("key `{name}` was not made through node {on}: {refusal}")),
+                Err(refusal) => return Err(format!("key `{key}` was not made through node {on}: {refusal}")),
             }
         };
         let view = ordered.key.ok_or("a create request was answered without a key")?;
-        let version = view.version(KeyVersion::FIRST).ok_or("a new key has no version")?;
-        let certificate = version.certificate.clone().ok_or("a new key has no certificate")?;
-        certificate
-            .verify(&cluster.genesis().cluster_id(), 0, &cluster.genesis().members)
-            .map_err(|error| format!("the certificate of key `{name}`: {error}"))?;
-        if certificate.core.key != view.id
-            || certificate.core.name.as_str() != name
-            || certificate.core.threshold != threshold
-        {
-            return Err(format!("the certificate of key `{name}` is for something else"));
+        let certificate = certified(cluster, &view)?;
+        if certificate.core.name.as_str() != key || certificate.core.threshold != threshold {
+            return Err(format!("the certificate of key `{key}` is for something else"));
         }
         cluster.trace().note("key created", &certificate.core.public_key);
         Ok(certificate)
+    }
+
+    /// Reads a key through a node, and checks that its public key is the one that was certified before.
+    ///
+    /// # Errors
+    /// Why it was not shown, or what is wrong with what was shown.
+    pub async fn show_key(&self, cluster: &Cluster, on: NodeId, key: &KeyCertificate) -> Result<KeyView, String> {
+        let request = self.request(cluster, Action::ShowKey { name: key.core.name.clone() }, None, &[]);
+        let core = cluster.core(on)?;
+        let shown = cluster.within("a key to be shown", core.show_key(&request)).await?;
+        let (_, view) = shown.map_err(|refusal| format!("node {on} does not show a key: {refusal}"))?;
+        let now = certified(cluster, &view)?.core;
+        if now.key != key.core.key || now.public_key != key.core.public_key {
+            return Err(format!("node {on} shows another public key than before for `{}`", key.core.name));
+        }
+        Ok(view)
     }
 
     /// Registers another client that may do nothing but read: one more entry in the log.
     ///
     /// # Errors
     /// Why it was not registered.
-    pub async fn register(&self, cluster: &Cluster, on: NodeId, name: &str) -> Result<(), String> {
+    pub async fn register(&self, cluster: &Cluster, on: NodeId, client: &str) -> Result<(), String> {
         let action = Action::AddClient {
-            name: Name::new(name).map_err(|e| e.to_string())?,
+            name: name(client)?,
             key: Identity::from_seed(&self.rng.bytes()).public(),
             grant: Grant { role: Role::Auditor, keys: "*".to_owned() },
         };
-        let request = self.request(cluster, action, None, &[]);
-        match self.order(cluster, on, &request).await? {
-            Ok(ordered) => {
-                cluster.trace().note("client registered", &ordered.index.to_be_bytes());
-                Ok(())
+        self.change(cluster, on, action, None).await.map(drop)
+    }
+
+    /// Takes a right away through a node, until that is enforced as far as it can be, and checks the report: nothing in it but
+    /// the wait is the node's word.
+    ///
+    /// # Errors
+    /// Why it was refused, what is wrong with the report, or that nothing was enforced.
+    pub async fn withdraw(
+        &self,
+        cluster: &Cluster,
+        on: NodeId,
+        action: Action,
+        key: Option<KeyId>,
+    ) -> Result<Checked, String> {
+        let what = action.name();
+        let request = self.request(cluster, action, key, &[]);
+        let begun = Instant::now();
+        loop {
+            let answer = self.order(cluster, on, &request).await?;
+            let ordered = answer.map_err(|refusal| format!("`{what}` was refused through node {on}: {refusal}"))?;
+            let report = ordered.barrier.ok_or_else(|| format!("`{what}` was answered without a report"))?;
+            let expected = Expected {
+                cluster: cluster.genesis().cluster_id(),
+                members: &cluster.genesis().members,
+                claim: Claim::Request(&request, &ordered.outcome, ordered.index),
+            };
+            let checked =
+                report.check(&expected).map_err(|why| format!("node {on} gave a report of a barrier {why}"))?;
+            cluster.trace().note(what, checked.enforced.name().as_bytes());
+            if checked.enforced != Enforced::No {
+                return Ok(checked);
             }
-            Err(refusal) => Err(format!("client `{name}` was not registered through node {on}: {refusal}")),
+            if begun.elapsed() >= PATIENCE {
+                return Err(format!("`{what}` is not enforced; missing: {:?}", checked.missing));
+            }
+            sleep(AGAIN).await;
         }
     }
 
-    /// Has a message signed through a node, and checks the signature under the certified key.
+    /// Asks for a signature through a node, once, and checks it under the certified key. Gives the holders that made it; the
+    /// refusal inside is the node's.
+    ///
+    /// # Errors
+    /// That the signature does not verify, or what was waited for in vain.
+    pub async fn try_sign(
+        &self,
+        cluster: &Cluster,
+        on: NodeId,
+        key: &KeyCertificate,
+        message: &[u8],
+    ) -> Result<Result<Vec<NodeId>, Refusal>, String> {
+        let request = self.request(cluster, Action::Sign, Some(key.core.key), &[message]);
+        let core = cluster.core(on)?;
+        let asked = core.coordinate(request, vec![Bytes(message.to_vec())]);
+        match cluster.within("a signature", asked).await? {
+            Ok(signed) => {
+                check_signature(&signed, key, message).map_err(|why| format!("through node {on}: {why}"))?;
+                cluster.trace().note("signed", &signed.signatures.concat());
+                Ok(Ok(signed.holders))
+            }
+            Err(refusal) => Ok(Err(refusal)),
+        }
+    }
+
+    /// Has a message signed through a node, and gives the holders that signed it.
     ///
     /// # Errors
     /// Why there is no signature, or that it does not verify.
@@ -174,19 +283,11 @@ impl Client {
         on: NodeId,
         key: &KeyCertificate,
         message: &[u8],
-    ) -> Result<(), String> {
+    ) -> Result<Vec<NodeId>, String> {
         let begun = Instant::now();
         loop {
-            let request = self.request(cluster, Action::Sign, Some(key), &[message]);
-            let core = cluster.core(on)?;
-            let asked = core.coordinate(request, vec![Bytes(message.to_vec())]);
-            match cluster.within("a signature", asked).await? {
-                Ok(signed) => {
-                    check_signature(&signed, key, message).map_err(|why| format!("through node {on}: {why}"))?;
-                    let made = signed.signatures.concat();
-                    cluster.trace().note("signed", &made);
-                    return Ok(());
-                }
+            match self.try_sign(cluster, on, key, message).await? {
+                Ok(holders) => return Ok(holders),
                 Err(refusal) if refusal.code.row().retryable && begun.elapsed() < PATIENCE => {
                     cluster.trace().note("asked again", refusal.message.as_bytes());
                     sleep(AGAIN).await;
@@ -197,20 +298,35 @@ impl Client {
     }
 }
 
+/// The certificate of the first version of a key, checked against genesis.
+fn certified(cluster: &Cluster, view: &KeyView) -> Result<KeyCertificate, String> {
+    let key = &view.name;
+    let version = view.version(KeyVersion::FIRST).ok_or_else(|| format!("key `{key}` has no first version"))?;
+    let certificate = version.certificate.clone().ok_or_else(|| format!("key `{key}` has no certificate"))?;
+    certificate
+        .verify(&cluster.genesis().cluster_id(), 0, &cluster.genesis().members)
+        .map_err(|error| format!("the certificate of key `{key}`: {error}"))?;
+    if certificate.core.key != view.id || certificate.core.name != *key {
+        return Err(format!("the certificate of key `{key}` is for something else"));
+    }
+    Ok(certificate)
+}
+
+/// Shares may have changed since the key was certified; the public key must not.
 fn check_signature(signed: &Signed, key: &KeyCertificate, message: &[u8]) -> Result<(), String> {
-    if signed.core != key.core {
-        return Err("the answer names another certificate".to_owned());
+    let (now, then) = (&signed.core, &key.core);
+    if (now.key, now.version, now.public_key) != (then.key, then.version, then.public_key) {
+        return Err("the answer names another key".to_owned());
     }
     let [signature] = signed.signatures.as_slice() else {
         return Err(format!("{} signatures for one message", signed.signatures.len()));
     };
-    let public = PublicKey::from_bytes(&key.core.public_key).map_err(|e| e.to_string())?;
+    let public = PublicKey::from_bytes(&then.public_key).map_err(|e| e.to_string())?;
     if !public.verifies_raw(message, &Signature::from_bytes(*signature)) {
         return Err("the signature does not verify under the certified key".to_owned());
     }
-    if signed.holders.len() != key.core.threshold.get() || signed.holders.iter().any(|id| !key.core.roster.contains(id))
-    {
-        return Err(format!("signed by {:?}, which is no quorum of the roster", signed.holders));
+    if signed.holders.len() != now.threshold.get() || signed.holders.iter().any(|id| !now.holders.contains(id)) {
+        return Err(format!("signed by {:?}, which is no quorum of the holders", signed.holders));
     }
     Ok(())
 }

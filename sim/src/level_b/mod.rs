@@ -5,12 +5,14 @@
 //! process are not promised to be equal (libraries may keep global state): run one seed per process.
 //!
 //! - [`types`]: Raft's types, seeds, the life of a boot. [`trace`]: the hash of everything that happened.
-//! - [`store`]: a disk that loses what was not synced. [`vault`]: key slots. [`surroundings`]: clock and entropy.
+//! - [`store`]: a disk that loses what was not synced. [`vault`]: key slots. [`surroundings`]: clocks and entropy.
 //! - [`network`]: delays, losses, cut links. [`cluster`]: nodes that start, crash and start again from bytes.
-//! - [`client`]: who asks, and checks. [`scenario`]: what is done.
+//! - [`client`]: who asks, and checks. [`log_order`]: what clients may have been answered.
+//! - [`scenario`]: what is done; the seed says which one.
 
 pub mod client;
 pub mod cluster;
+pub mod log_order;
 pub mod network;
 pub mod scenario;
 pub mod store;
@@ -21,12 +23,13 @@ pub mod vault;
 
 use tokio::runtime::{Builder, RngSeed};
 
+use scenario::Scenario;
 use types::{SimRuntime, derive, derive_number};
 
-/// Plays the scenario with a seed and gives the hash of its trace, in hexadecimal.
+/// Plays the scenario of a seed and gives the hash of its trace, in hexadecimal.
 ///
 /// # Errors
-/// What went wrong, or what was waited for in vain.
+/// What went wrong, or what was waited for in vain, and how it is played again.
 pub fn run(seed: u64) -> Result<String, String> {
     let runtime = Builder::new_current_thread()
         .enable_time()
@@ -35,5 +38,13 @@ pub fn run(seed: u64) -> Result<String, String> {
         .build()
         .map_err(|e| e.to_string())?;
     let played = SimRuntime::scope(derive_number(seed, "world", &[]), scenario::play(seed));
-    runtime.block_on(played).map_err(|why| format!("level B, seed {seed}: {why}"))
+    runtime
+        .block_on(played)
+        .map_err(|why| format!("level B, {}, seed {seed}: {why}\n  replay: {}", Scenario::of(seed), replay(seed)))
+}
+
+/// How a seed is replayed.
+#[must_use]
+pub fn replay(seed: u64) -> String {
+    format!("cargo run --release -p sim -- --level b --seed {seed}")
 }

@@ -1,8 +1,8 @@
-//! The network: every call takes a seeded time each way, some are lost, links can be cut.
+//! The network: every call takes a seeded time each way, some are lost, links can be cut, in one direction or in both.
 //!
 //! A lost call or answer is never answered: the caller's deadline decides. A call to a node that does not run fails, as a
-//! refused connection does. An answer is worked out in a task of its own, so that a caller that gives up stops nothing at the
-//! other side; a call that was on its way when its sender crashed still arrives.
+//! refused connection does; one to a machine without power is lost. An answer is worked out in a task of its own, so that a
+//! caller that gives up stops nothing at the other side.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -21,8 +21,8 @@ use super::types::{Life, SimCore, lock, spawn};
 
 /// How long one way takes, microseconds. Tokio's timers count whole milliseconds, rounded up.
 const WAY_US: (u64, u64) = (200, 8_000);
-/// Calls and answers that are lost, of a thousand each.
-const LOST_PER_MILLE: u64 = 10;
+/// Calls and answers that are lost, of a thousand each, unless a scenario wants something else.
+pub const LOST_PER_MILLE: u64 = 10;
 
 /// What the network needs of a node that runs. It hides the node's type, which names the network's.
 pub trait Answering: Send + Sync {
@@ -51,13 +51,16 @@ struct Seat {
     life: Life,
 }
 
-#[derive(Default)]
 struct Wires {
     seats: BTreeMap<NodeId, Seat>,
     /// Boots that greeted a node since it started: (node, peer).
     greeted: BTreeMap<(NodeId, NodeId), BootId>,
-    /// Links that are cut, in both directions: (lower, higher).
+    /// Ways on which nothing arrives: (from, to).
     cut: BTreeSet<(NodeId, NodeId)>,
+    /// Machines without power: nothing leaves them, nothing reaches them.
+    dark: BTreeSet<NodeId>,
+    /// Calls and answers that are lost, of a thousand each.
+    lost_per_mille: u64,
 }
 
 /// The network; clones are handles to the same one.
@@ -76,15 +79,18 @@ struct Fate {
     lost_back: bool,
 }
 
-fn link(one: NodeId, other: NodeId) -> (NodeId, NodeId) {
-    (one.min(other), one.max(other))
-}
-
 impl SimNetwork {
     /// A network without nodes.
     #[must_use]
     pub fn new(rng: SharedRng, trace: Trace) -> Self {
-        Self { wires: Arc::default(), rng, trace }
+        let wires = Wires {
+            seats: BTreeMap::new(),
+            greeted: BTreeMap::new(),
+            cut: BTreeSet::new(),
+            dark: BTreeSet::new(),
+            lost_per_mille: LOST_PER_MILLE,
+        };
+        Self { wires: Arc::new(Mutex::new(wires)), rng, trace }
     }
 
     /// The way out for a boot of a node.
@@ -103,16 +109,52 @@ impl SimNetwork {
 
     /// Cuts a link in both directions.
     pub fn cut(&self, one: NodeId, other: NodeId) {
-        lock(&self.wires).cut.insert(link(one, other));
+        self.cut_way(one, other);
+        self.cut_way(other, one);
+    }
+
+    /// Cuts one direction of a link: what the one says does not reach the other any more.
+    pub fn cut_way(&self, from: NodeId, to: NodeId) {
+        lock(&self.wires).cut.insert((from, to));
+    }
+
+    /// Cuts every link between two groups.
+    pub fn part(&self, some: &[NodeId], others: &[NodeId]) {
+        for one in some {
+            others.iter().for_each(|other| self.cut(*one, *other));
+        }
     }
 
     /// Mends a link.
     pub fn mend(&self, one: NodeId, other: NodeId) {
-        lock(&self.wires).cut.remove(&link(one, other));
+        let mut wires = lock(&self.wires);
+        wires.cut.remove(&(one, other));
+        wires.cut.remove(&(other, one));
     }
 
-    fn is_cut(&self, one: NodeId, other: NodeId) -> bool {
-        lock(&self.wires).cut.contains(&link(one, other))
+    /// Mends every link.
+    pub fn heal(&self) {
+        lock(&self.wires).cut.clear();
+    }
+
+    /// Says how many calls and answers are lost from now on, of a thousand each.
+    pub fn lose(&self, per_mille: u64) {
+        lock(&self.wires).lost_per_mille = per_mille;
+    }
+
+    /// The power of a machine fails.
+    pub fn darken(&self, me: NodeId) {
+        lock(&self.wires).dark.insert(me);
+    }
+
+    /// A machine has power again.
+    pub fn light(&self, me: NodeId) {
+        lock(&self.wires).dark.remove(&me);
+    }
+
+    fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
+        let wires = lock(&self.wires);
+        wires.cut.contains(&(from, to)) || wires.dark.contains(&from) || wires.dark.contains(&to)
     }
 
     /// A node that runs.
@@ -121,9 +163,9 @@ impl SimNetwork {
     }
 
     fn fate(&self) -> Fate {
-        let (low, high) = WAY_US;
+        let ((low, high), lost_per_mille) = (WAY_US, lock(&self.wires).lost_per_mille);
         let way = || Duration::from_micros(self.rng.between(low, high));
-        let lost = || self.rng.between(0, 999) < LOST_PER_MILLE;
+        let lost = || self.rng.between(0, 999) < lost_per_mille;
         Fate { there: way(), back: way(), lost_there: lost(), lost_back: lost() }
     }
 }
@@ -168,7 +210,7 @@ impl SimTransport {
         }
         self.hop(Kind::Answered, to, lane, &answer);
         tokio::time::sleep(fate.back).await;
-        if fate.lost_back || self.network.is_cut(self.me, to) || !self.life.lasts() {
+        if fate.lost_back || self.network.is_cut(to, self.me) || !self.life.lasts() {
             return self.hop(Kind::Lost, to, lane, &answer);
         }
         self.hop(Kind::Returned, to, lane, &answer);
@@ -215,7 +257,9 @@ impl Transport for SimTransport {
         }
     }
 
+    /// A connection that is dead in one direction only looks well for a while.
     fn reachable(&self, node: NodeId) -> bool {
-        !self.network.is_cut(self.me, node) && self.network.seat(node).is_some()
+        let dead = self.network.is_cut(self.me, node) && self.network.is_cut(node, self.me);
+        !dead && self.network.seat(node).is_some()
     }
 }

@@ -1,69 +1,139 @@
-//! What is done: a cluster starts, a key comes about, it signs with a link cut, with a node down and after its restart.
+//! What is done. The seed decides that too: each scenario has a thousand seeds of its own.
 
-use symbolon_protocol::id::NodeId;
+mod barrier;
+mod mixed;
+mod partitions;
+mod shares;
+mod story;
+mod upgrade;
 
-use super::client::Client;
-use super::cluster::{Cluster, Remains};
+use std::fmt;
+
+use symbolon_protocol::id::{KeyId, KeyVersion, NodeId};
+use symbolon_protocol::schema::replicated;
+use symbolon_protocol::state::operation_id;
+use symbolon_protocol::state::records::VersionRecord;
+use symbolon_protocol::table::{Tables as _, read};
+
+use super::cluster::Cluster;
 use super::surroundings::SharedRng;
-use super::types::derive;
 
-/// Holders that a signature needs, of the three nodes.
-const THRESHOLD: usize = 2;
+/// Seeds of each scenario.
+pub const SEEDS: u64 = 1_000;
 
-/// The members in an order that the seed decides.
-fn shuffled(members: &[NodeId], chance: &SharedRng) -> Vec<NodeId> {
-    let mut rest = members.to_vec();
-    let mut order = Vec::new();
-    while !rest.is_empty() {
-        let last = rest.len() as u64 - 1;
-        let at = usize::try_from(chance.between(0, last)).unwrap_or(0);
-        order.push(rest.swap_remove(at));
-    }
-    order
+/// A scenario.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scenario {
+    /// A key comes about and signs with a link cut, with a node down, and after its restart.
+    Story = 0,
+    /// Nodes of two releases, and the cluster goes over to higher rules.
+    Upgrade = 1,
+    /// Shares are renewed and moved while messages are lost, a leader is cut off, nodes crash or are away.
+    Shares = 2,
+    /// A key is revoked while a minority is cut off that could sign with it.
+    Barrier = 3,
+    /// Clients change things while links are cut in one direction or both, and while all nodes lose power.
+    Partitions = 4,
+    /// The planted bug: as [`Scenario::Barrier`], but the clocks of the minority run at half speed, which no barrier allows for.
+    /// It must fail.
+    SlowClocks = 5,
 }
 
-/// Plays the scenario and gives the hash of its trace.
+/// Every scenario.
+pub const SCENARIOS: [Scenario; 6] = [
+    Scenario::Story,
+    Scenario::Upgrade,
+    Scenario::Shares,
+    Scenario::Barrier,
+    Scenario::Partitions,
+    Scenario::SlowClocks,
+];
+
+impl Scenario {
+    /// The one of a seed.
+    #[must_use]
+    pub fn of(seed: u64) -> Self {
+        let number = usize::try_from(seed / SEEDS).unwrap_or(usize::MAX);
+        SCENARIOS.get(number).copied().unwrap_or(Self::Story)
+    }
+
+    /// One of its seeds, by number; they begin anew after [`SEEDS`].
+    #[must_use]
+    pub const fn seed(self, number: u64) -> u64 {
+        self as u64 * SEEDS + number % SEEDS
+    }
+
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Story => "story",
+            Self::Upgrade => "upgrade",
+            Self::Shares => "shares",
+            Self::Barrier => "barrier",
+            Self::Partitions => "partitions",
+            Self::SlowClocks => "slow clocks",
+        }
+    }
+}
+
+impl fmt::Display for Scenario {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Plays the scenario of a seed and gives the hash of its trace.
 ///
 /// # Errors
 /// What went wrong, or what was waited for in vain.
 pub async fn play(seed: u64) -> Result<String, String> {
-    let client = Client::new(seed);
-    let mut cluster = Cluster::found(seed, client.identity())?;
-    let chance = SharedRng::new(derive(seed, "scenario", &[]));
-
-    for me in shuffled(&cluster.members(), &chance) {
-        cluster.boot(me, Remains::default()).await?;
+    match Scenario::of(seed) {
+        Scenario::Story => story::play(seed).await,
+        Scenario::Upgrade => upgrade::play(seed).await,
+        Scenario::Shares => shares::play(seed).await,
+        Scenario::Barrier => barrier::play(seed, barrier::Clocks::WithinBounds).await,
+        Scenario::Partitions => partitions::play(seed).await,
+        Scenario::SlowClocks => barrier::play(seed, barrier::Clocks::HalfSpeed).await,
     }
-    cluster.until("the cluster to start", Cluster::is_well).await?;
+}
 
-    // A key is made through one node and signs through another.
-    let three = shuffled(&cluster.members(), &chance);
-    let [first, second, third] = three.as_slice() else { return Err("the scenario is for three nodes".to_owned()) };
-    let key = client.create_key(&cluster, *first, "release", THRESHOLD).await?;
-    cluster.settle().await?;
-    client.sign(&cluster, *second, &key, b"signed by a whole cluster").await?;
+/// Things in an order that the seed decides.
+fn shuffled<T: Clone>(things: &[T], chance: &SharedRng) -> Vec<T> {
+    let mut rest = things.to_vec();
+    let mut order = Vec::new();
+    while !rest.is_empty() {
+        order.push(rest.swap_remove(below(chance, rest.len())));
+    }
+    order
+}
 
-    // Two nodes do not hear each other; the third one hears both.
-    cluster.network().cut(*first, *second);
-    client.sign(&cluster, *third, &key, b"signed with a cut link").await?;
-    cluster.network().mend(*first, *second);
+/// A number below another one; 0 below 0.
+fn below(chance: &SharedRng, count: usize) -> usize {
+    let last = count.saturating_sub(1) as u64;
+    usize::try_from(chance.between(0, last)).unwrap_or(0)
+}
 
-    // One node crashes, whichever it is; the others order and sign.
-    let three = shuffled(&cluster.members(), &chance);
-    let [victim, second, third] = three.as_slice() else { return Err("the scenario is for three nodes".to_owned()) };
-    let remains = cluster.crash(*victim).await?;
-    cluster.until("the others to agree on a leader", Cluster::is_well).await?;
-    client.register(&cluster, *second, "auditor").await?;
-    cluster.settle().await?;
-    client.sign(&cluster, *third, &key, b"signed while a node is down").await?;
+/// One of some nodes.
+fn one_of(nodes: &[NodeId], chance: &SharedRng) -> Result<NodeId, String> {
+    nodes.get(below(chance, nodes.len())).copied().ok_or_else(|| "there is no node to choose from".to_owned())
+}
 
-    // It comes back with what its disk and its vault kept, catches up, and signs with the share that it had.
-    cluster.restart(*victim, remains).await?;
-    cluster.until("the crashed node to be back", Cluster::is_well).await?;
-    cluster.settle().await?;
-    client.sign(&cluster, *victim, &key, b"signed after a restart").await?;
+/// Nodes without some of them.
+fn without(nodes: &[NodeId], some: &[NodeId]) -> Vec<NodeId> {
+    nodes.iter().copied().filter(|node| !some.contains(node)).collect()
+}
 
-    cluster.settle().await?;
-    cluster.compare_histories()?;
-    Ok(cluster.trace().hash())
+/// The first version of a key as a node has it.
+fn version_on(cluster: &Cluster, on: NodeId, key: &KeyId) -> Result<VersionRecord, String> {
+    let tables = cluster.core(on)?.state_tables();
+    let record = read(&tables, &replicated::version(key, KeyVersion::FIRST)).map_err(|e| e.to_string())?;
+    record.ok_or_else(|| format!("node {on} does not know the key"))
+}
+
+/// Whether shares of its first version are being moved, as a node has it.
+fn is_moving(cluster: &Cluster, on: NodeId, key: &KeyId) -> Result<bool, String> {
+    let operation = replicated::operation(&operation_id(key, KeyVersion::FIRST));
+    let running = cluster.core(on)?.state_tables().get(&operation).map_err(|e| e.to_string())?;
+    Ok(running.is_some())
 }

@@ -63,18 +63,39 @@ pub fn clock_ms(origin: Instant) -> u64 {
     EPOCH_MS.saturating_add(u64::try_from(origin.elapsed().as_millis()).unwrap_or(u64::MAX))
 }
 
-/// Virtual clock and seeded entropy of one boot of a node.
+/// How a machine measures time that passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Clock {
+    /// Milliseconds that it counts while a thousand pass.
+    pub per_mille: u64,
+    /// Where it begins, milliseconds.
+    pub begins_ms: u64,
+}
+
+impl Clock {
+    /// One that is right.
+    pub const TRUE: Self = Self { per_mille: 1_000, begins_ms: 0 };
+
+    fn read(self, origin: Instant) -> u64 {
+        let passed = u64::try_from(origin.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.begins_ms.saturating_add(passed.saturating_mul(self.per_mille) / 1_000)
+    }
+}
+
+/// Virtual clocks and seeded entropy of one boot of a node.
 #[derive(Clone)]
 pub struct SimSurroundings {
     origin: Instant,
+    clock: Clock,
     rng: SharedRng,
 }
 
 impl SimSurroundings {
-    /// With the beginning of virtual time and a source of random bytes.
+    /// With the beginning of virtual time, the clock of the machine, and a source of random bytes. The time of day is always
+    /// right: others set it.
     #[must_use]
-    pub fn new(origin: Instant, rng: SharedRng) -> Self {
-        Self { origin, rng }
+    pub fn new(origin: Instant, clock: Clock, rng: SharedRng) -> Self {
+        Self { origin, clock, rng }
     }
 }
 
@@ -83,6 +104,10 @@ impl Surroundings for SimSurroundings {
 
     fn now_ms(&self) -> u64 {
         clock_ms(self.origin)
+    }
+
+    fn boot_ms(&self) -> u64 {
+        self.clock.read(self.origin)
     }
 
     fn rng(&self) -> SharedRng {

@@ -47,12 +47,10 @@ pub(super) struct Part {
 impl Node {
     /// Takes part in attempts that run, and ends its part in those that are over.
     pub(super) fn join_operations(&mut self, env: &mut Env<'_>) -> Result<(), Halt> {
-        let mut mine = Vec::new();
-        for operation in running_operations(self.tables(), OPERATIONS)? {
-            if operation.ceremony.roster.contains(&self.me) {
-                mine.push(operation.ceremony);
-            }
-        }
+        let operations = running_operations(self.tables(), OPERATIONS)?;
+        self.join_moves(env, &operations)?;
+        let generations = operations.into_iter().filter(|o| o.moved.is_none()).map(|o| o.ceremony);
+        let mine: Vec<Ceremony> = generations.filter(|ceremony| ceremony.roster.contains(&self.me)).collect();
         let running: BTreeSet<Digest> = mine.iter().map(Ceremony::digest).collect();
         self.parts.retain(|digest, _| running.contains(digest));
         self.joined.retain(|digest| running.contains(digest));
@@ -180,7 +178,7 @@ impl Node {
     }
 
     /// Stores a share, durable before this returns; gives it back as re-read from the store.
-    fn stage(
+    pub(super) fn stage(
         &mut self,
         env: &mut Env<'_>,
         core: &CertificateCore,

@@ -4,12 +4,14 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use rand_core::RngCore as _;
+use symbolon_protocol::blame::{Blame, BlameKind};
 use symbolon_protocol::error::{ErrorCode, Refusal};
 use symbolon_protocol::id::{Digest, NodeId, SigningSession};
+use symbolon_protocol::limits::SIGN_PATIENCE_MS;
 use symbolon_protocol::peer::{WorkAnswer, WorkCall};
 use symbolon_protocol::request::{SignedRequest, VerifiedRequest};
-use symbolon_protocol::sign::coordinator::{Coordinator, Effect, Failure, Plan};
-use symbolon_protocol::sign::{Round1, Round2};
+use symbolon_protocol::sign::coordinator::{Answer, Coordinator, Effect, Input, Patience, Plan};
+use symbolon_protocol::sign::{Round1, Round2, sessions_allowed};
 use symbolon_protocol::wire::{Bytes, decode, encode};
 
 use super::hold::Loaded;
@@ -20,12 +22,16 @@ use crate::count::situation;
 const ROUND_MS: u64 = 1_500;
 /// How long a node that did not answer is asked last, milliseconds.
 const SILENT_MS: u64 = 3_000;
+/// How often a request begins anew when the shares change under it.
+const EPOCHS: u64 = 3;
+/// Pause before it does; each time one more, milliseconds.
+const EPOCH_PAUSE_MS: u64 = 200;
 
 /// What a client wants signed.
 struct Wanted {
     ticket: u64,
     request: SignedRequest,
-    messages: Vec<Bytes>,
+    messages: Arc<Vec<Bytes>>,
     digest: Digest,
 }
 
@@ -33,18 +39,28 @@ struct Wanted {
 pub(super) struct Job {
     wanted: Wanted,
     loaded: Arc<Loaded>,
+    /// Who broke the protocol for it.
     excluded: BTreeSet<NodeId>,
-    attempts: usize,
-    session: SigningSession,
+    /// How often it began anew.
+    epochs: u64,
     machine: Coordinator,
 }
 
-/// A question to a holder that has no answer yet.
+/// Something that a job waits for.
 pub(super) struct Call {
     job: u64,
-    session: SigningSession,
-    node: NodeId,
-    second: bool,
+    what: Awaited,
+}
+
+enum Awaited {
+    Answer {
+        session: SigningSession,
+        node: NodeId,
+        second: bool,
+    },
+    Patience(Patience),
+    /// That the state goes on.
+    Epoch,
 }
 
 impl Node {
@@ -61,109 +77,163 @@ impl Node {
             return Ok(());
         }
         verified.check_messages(messages)?;
-        let clocks = self.clocks(env)?;
-        let core = Arc::clone(self.standing(verified)?.allows(clocks, verified)?);
-        let loaded = self.loaded(&core)?;
-        let wanted =
-            Wanted { ticket, request: request.clone(), messages: messages.to_vec(), digest: verified.digest() };
-        let plan = self.plan(env.now_ms, &wanted, &loaded, BTreeSet::new());
-        let session = plan.round1.session;
-        let (machine, effects) = Coordinator::new(plan);
+        let wanted = Wanted {
+            ticket,
+            request: request.clone(),
+            messages: Arc::new(messages.to_vec()),
+            digest: verified.digest(),
+        };
         let id = self.next_number();
-        let excluded = BTreeSet::new();
-        self.jobs.insert(id, Job { wanted, loaded, excluded, attempts: 1, session, machine });
+        let (loaded, machine, effects) = self.begin_signing(env, &wanted, verified, None)?;
+        self.jobs.insert(id, Job { wanted, loaded, excluded: BTreeSet::new(), epochs: 0, machine });
         Ok(self.drive(env, id, effects)?)
     }
 
+    /// With the shares that this node knows of.
+    fn begin_signing(
+        &mut self,
+        env: &Env<'_>,
+        wanted: &Wanted,
+        verified: &VerifiedRequest,
+        before: Option<&Job>,
+    ) -> Result<(Arc<Loaded>, Coordinator, Vec<Effect>), Stop> {
+        let clocks = self.clocks(env)?;
+        let core = Arc::clone(self.standing(verified)?.allows(clocks, verified)?);
+        let loaded = self.loaded(&core)?;
+        let mut plan = self.plan(env.now_ms, wanted, &loaded);
+        if let Some(before) = before {
+            plan.excluded.clone_from(&before.excluded);
+            if before.loaded.core == *core {
+                plan.sessions = before.machine.unused_sessions().to_vec();
+            }
+        }
+        let (machine, effects) = Coordinator::new(plan);
+        Ok((loaded, machine, effects))
+    }
+
     /// This node first, where it holds a share, then the others from a random place on; those that were silent last.
-    fn plan(&mut self, now_ms: u64, wanted: &Wanted, loaded: &Loaded, excluded: BTreeSet<NodeId>) -> Plan {
+    fn plan(&mut self, now_ms: u64, wanted: &Wanted, loaded: &Loaded) -> Plan {
         let core = &loaded.core;
-        let mut session = [0; 16];
-        self.rng.fill_bytes(&mut session);
-        let [first, ..] = session;
-        let (head, tail) = core.roster.split_at(usize::from(first) % core.roster.len().max(1));
+        let mut random = || {
+            let mut session = [0; 16];
+            self.rng.fill_bytes(&mut session);
+            session
+        };
+        let [first, ..] = random();
+        let sessions = (0..sessions_allowed(core)).map(|_| SigningSession::from_bytes(random())).collect();
+        let (head, tail) = core.holders.split_at(usize::from(first) % core.holders.len().max(1));
         let mut preference: Vec<NodeId> = tail.iter().chain(head).copied().collect();
         let silent = |node: &NodeId| self.silent.get(node).is_some_and(|until| *until > now_ms);
         preference.sort_by_key(|node| (*node != self.me, silent(node)));
-        let round1 = Round1 {
-            session: SigningSession::from_bytes(session),
-            key: core.key,
-            version: core.version,
-            epoch: core.epoch,
-            request: wanted.request.clone(),
-            messages: wanted.messages.clone(),
-        };
         Plan {
             coordinator: self.me,
             group: Arc::clone(&loaded.group),
             members: Arc::clone(&loaded.members),
-            request: wanted.digest,
-            round1: Arc::new(round1),
+            request: wanted.request.clone(),
+            digest: wanted.digest,
+            messages: Arc::clone(&wanted.messages),
+            sessions,
             preference,
-            excluded,
+            excluded: BTreeSet::new(),
         }
     }
 
-    /// Does what an attempt wants, until it waits for others or ends.
+    /// Does what a request wants, until it waits for others or ends.
     fn drive(&mut self, env: &mut Env<'_>, id: u64, effects: Vec<Effect>) -> Result<(), Halt> {
         let mut queue = VecDeque::from(effects);
         while let Some(effect) = queue.pop_front() {
-            match effect {
+            let (session, answer) = match effect {
                 Effect::Ask(node, round1) if node == self.me => {
                     let result = settled(self.sign_round1(env, node, Round1::clone(&round1)))?;
                     // Its own points need no check.
                     let own = self.holder.own_pairs(node, round1.session, env.now_ms);
-                    let Some(job) = self.jobs.get_mut(&id) else { return Ok(()) };
-                    queue.extend(match (result, own) {
-                        (Ok(commitments), Some(pairs)) => job.machine.own_commitments(commitments, pairs),
-                        (Ok(commitments), None) => job.machine.commitments(node, commitments),
-                        (Err(refusal), _) => job.machine.refused(node, refusal),
-                    });
+                    let answer = match (result, own) {
+                        (Ok(commitments), Some(pairs)) => Answer::Own(commitments, pairs),
+                        (Ok(commitments), None) => Answer::Commitments(commitments),
+                        (Err(refusal), _) => Answer::Refused(refusal),
+                    };
+                    (round1.session, answer)
                 }
                 Effect::Ask(node, round1) => {
-                    self.call(env, id, node, false, &WorkCall::SignRound1(Round1::clone(&round1)));
+                    let call = WorkCall::SignRound1(Round1::clone(&round1));
+                    self.call(env, id, (node, round1.session, false), &call);
+                    continue;
                 }
                 Effect::Finish(node, signers) if node == self.me => {
                     let round2 = Arc::clone(signers.round2());
                     let result = settled(self.sign_round2(env, node, &round2, Some(signers)))?;
-                    let Some(job) = self.jobs.get_mut(&id) else { return Ok(()) };
-                    queue.extend(match result {
-                        Ok(shares) => job.machine.shares(node, shares),
-                        Err(refusal) => job.machine.refused(node, refusal),
-                    });
+                    (round2.session, result.map_or_else(Answer::Refused, Answer::Shares))
                 }
                 Effect::Finish(node, signers) => {
-                    self.call(env, id, node, true, &WorkCall::SignRound2(Round2::clone(signers.round2())));
+                    let round2 = signers.round2();
+                    let call = WorkCall::SignRound2(Round2::clone(round2));
+                    self.call(env, id, (node, round2.session, true), &call);
+                    continue;
                 }
-                Effect::Misbehaved(node, refusal) => {
-                    env.saw(Seen::Blamed { culprits: vec![node], what: refusal.to_string() });
+                Effect::Wait(patience) => {
+                    self.await_time(env, SIGN_PATIENCE_MS, Call { job: id, what: Awaited::Patience(patience) });
+                    continue;
                 }
-                Effect::Done { signatures, holders: _ } => return self.done(env, id, signatures),
-                Effect::Failed(failure) => {
-                    // What is left in the queue belongs to the attempt that ended.
-                    queue.clear();
-                    queue.extend(self.failed(env, id, failure));
+                Effect::Misbehaved { node, refusal, blame } => {
+                    self.left_out(env, id, node, &refusal, blame.as_deref())?;
+                    continue;
                 }
-            }
+                Effect::Done { signatures, sessions, .. } => return self.done(env, id, signatures, sessions),
+                Effect::Failed(refusal) => return self.failed(env, id, refusal),
+            };
+            let Some(job) = self.jobs.get_mut(&id) else { return Ok(()) };
+            queue.extend(job.machine.handle(Input::Answer { from: self.me, session, answer }));
         }
         Ok(())
     }
 
-    fn call(&mut self, env: &mut Env<'_>, job: u64, node: NodeId, second: bool, call: &WorkCall) {
-        let Some(session) = self.jobs.get(&job).map(|job| job.session) else { return };
-        let number = self.next_number();
-        self.calls.insert(number, Call { job, session, node, second });
+    fn call(
+        &mut self,
+        env: &mut Env<'_>,
+        job: u64,
+        (node, session, second): (NodeId, SigningSession, bool),
+        call: &WorkCall,
+    ) {
+        let number = self.await_time(env, ROUND_MS, Call { job, what: Awaited::Answer { session, node, second } });
         env.send(node, number, encode(call));
-        env.wake(ROUND_MS, Timer::Call(number));
     }
 
-    fn done(&mut self, env: &mut Env<'_>, id: u64, signatures: Vec<[u8; 64]>) -> Result<(), Halt> {
+    fn await_time(&mut self, env: &mut Env<'_>, after_ms: u64, call: Call) -> u64 {
+        let number = self.next_number();
+        self.calls.insert(number, call);
+        env.wake(after_ms, Timer::Call(number));
+        number
+    }
+
+    /// A holder broke the protocol. What this node says to prove it must prove it.
+    fn left_out(
+        &mut self,
+        env: &mut Env<'_>,
+        id: u64,
+        node: NodeId,
+        refusal: &Refusal,
+        blame: Option<&Blame>,
+    ) -> Result<(), Halt> {
+        env.saw(Seen::Blamed { culprits: vec![node], what: refusal.to_string() });
+        let Some(job) = self.jobs.get_mut(&id) else { return Ok(()) };
+        job.excluded.insert(node);
+        let Some(blame) = blame else { return Ok(()) };
+        if blame.accused != node || !blame.verifies(&job.loaded.core, &job.loaded.members) {
+            return Err(Halt::Fault(format!("the evidence against node {node} proves nothing: {refusal}")));
+        }
+        if blame.kind() == BlameKind::SplitView {
+            env.count.situation(situation::SPLIT_PROVED);
+        }
+        Ok(())
+    }
+
+    fn done(&mut self, env: &mut Env<'_>, id: u64, signatures: Vec<[u8; 64]>, sessions: usize) -> Result<(), Halt> {
         let Some(job) = self.jobs.remove(&id) else { return Ok(()) };
-        if !job.excluded.is_empty() {
+        if sessions > 1 {
             env.count.situation(situation::WITHOUT_CHEAT);
         }
         let core = &job.loaded.core;
-        let reply = match self.certificate(&core.key, core.version)? {
+        let reply = match self.shown_certificate(&core.key, core.version)? {
             Some(certificate) => Reply::Signed { signatures, certificate: Box::new(certificate) },
             None => Reply::Refused(Refusal::new(ErrorCode::Internal, "the version has no certificate")),
         };
@@ -171,64 +241,81 @@ impl Node {
         Ok(())
     }
 
-    /// Starts another attempt without those that failed, or gives up.
-    ///
-    /// One holder's refusal in round 2 is its own word, as everything that one holder says: it costs that holder its place.
-    fn failed(&mut self, env: &mut Env<'_>, id: u64, failure: Failure) -> Vec<Effect> {
-        let Some(mut job) = self.jobs.remove(&id) else { return Vec::new() };
-        match failure {
-            Failure::Blamed { culprits, .. } => {
-                let what = culprits.values().map(Refusal::to_string).collect::<Vec<_>>().join("; ");
-                env.saw(Seen::Blamed { culprits: culprits.keys().copied().collect(), what });
-                job.excluded.extend(culprits.into_keys());
-            }
-            Failure::Lost { node, refusal: _ } => {
-                job.excluded.insert(node);
-            }
-            Failure::Refused(refusal) => {
-                env.reply(job.wanted.ticket, Reply::Refused(refusal));
-                return Vec::new();
-            }
+    /// There is no signature: told to the client, unless the state may have gone on.
+    fn failed(&mut self, env: &mut Env<'_>, id: u64, refusal: Refusal) -> Result<(), Halt> {
+        let Some(job) = self.jobs.get_mut(&id) else { return Ok(()) };
+        if refusal.code == ErrorCode::EpochChanged && job.epochs < EPOCHS {
+            job.epochs += 1;
+            let after_ms = EPOCH_PAUSE_MS * job.epochs;
+            self.await_time(env, after_ms, Call { job: id, what: Awaited::Epoch });
+            return Ok(());
         }
-        let core = &job.loaded.core;
-        if job.attempts > core.roster.len().saturating_sub(core.threshold.get()) {
-            let refusal = Refusal::new(ErrorCode::PeerMisbehaved, "no set of holders signed");
+        self.refuse(env, id, refusal);
+        Ok(())
+    }
+
+    fn refuse(&mut self, env: &mut Env<'_>, id: u64, refusal: Refusal) {
+        if let Some(job) = self.jobs.remove(&id) {
             env.reply(job.wanted.ticket, Reply::Refused(refusal));
-            return Vec::new();
         }
-        let plan = self.plan(env.now_ms, &job.wanted, &job.loaded, job.excluded.clone());
-        job.attempts += 1;
-        job.session = plan.round1.session;
-        let (machine, effects) = Coordinator::new(plan);
-        job.machine = machine;
-        self.jobs.insert(id, job);
-        effects
+    }
+
+    /// A request begins anew with the shares that this node knows of now.
+    fn begin_anew(&mut self, env: &mut Env<'_>, id: u64) -> Result<(), Halt> {
+        let Some(mut job) = self.jobs.remove(&id) else { return Ok(()) };
+        // Nothing that was asked before is waited for.
+        self.calls.retain(|_, call| call.job != id);
+        let verified = job.wanted.request.verify(&self.cluster).map_err(Stop::from);
+        let begun = verified.and_then(|verified| self.begin_signing(env, &job.wanted, &verified, Some(&job)));
+        match settled(begun)? {
+            Ok((loaded, machine, effects)) => {
+                (job.loaded, job.machine) = (loaded, machine);
+                self.jobs.insert(id, job);
+                self.drive(env, id, effects)
+            }
+            Err(refusal) => {
+                env.reply(job.wanted.ticket, Reply::Refused(refusal));
+                Ok(())
+            }
+        }
+    }
+
+    fn tell(&mut self, env: &mut Env<'_>, id: u64, input: Input) -> Result<(), Halt> {
+        let Some(job) = self.jobs.get_mut(&id) else { return Ok(()) };
+        let effects = job.machine.handle(input);
+        self.drive(env, id, effects)
     }
 
     /// An answer of a holder; only the one that was asked may give it.
     pub(super) fn answered(&mut self, env: &mut Env<'_>, from: NodeId, number: u64, bytes: &[u8]) -> Result<(), Halt> {
-        if self.calls.get(&number).is_none_or(|call| call.node != from) {
-            return Ok(());
-        }
-        let Some(call) = self.calls.remove(&number) else { return Ok(()) };
-        let answer = decode::<WorkAnswer>(bytes).ok();
-        self.silent.remove(&from);
-        let Some(job) = self.jobs.get_mut(&call.job).filter(|job| job.session == call.session) else { return Ok(()) };
-        let effects = match (answer, call.second) {
-            (Some(WorkAnswer::Commitments(commitments)), false) => job.machine.commitments(from, commitments),
-            (Some(WorkAnswer::Shares(shares)), true) => job.machine.shares(from, shares),
-            (Some(WorkAnswer::Refused(refusal)), _) => job.machine.refused(from, refusal),
-            _ => job.machine.unreachable(from),
+        let asked = match self.calls.get(&number) {
+            Some(Call { job, what: Awaited::Answer { session, node, second } }) if *node == from => {
+                (*job, *session, *second)
+            }
+            _ => return Ok(()),
         };
-        self.drive(env, call.job, effects)
+        let (job, session, second) = asked;
+        self.calls.remove(&number);
+        self.silent.remove(&from);
+        let answer = match (decode::<WorkAnswer>(bytes), second) {
+            (Ok(WorkAnswer::Commitments(commitments)), false) => Answer::Commitments(commitments),
+            (Ok(WorkAnswer::Shares(shares)), true) => Answer::Shares(shares),
+            (Ok(WorkAnswer::Refused(refusal)), _) => Answer::Refused(refusal),
+            _ => Answer::Silent,
+        };
+        self.tell(env, job, Input::Answer { from, session, answer })
     }
 
-    /// The time of a call is over.
+    /// The time of something that was waited for is over.
     pub(super) fn unanswered(&mut self, env: &mut Env<'_>, number: u64) -> Result<(), Halt> {
-        let Some(call) = self.calls.remove(&number) else { return Ok(()) };
-        self.silent.insert(call.node, env.now_ms + SILENT_MS);
-        let Some(job) = self.jobs.get_mut(&call.job).filter(|job| job.session == call.session) else { return Ok(()) };
-        let effects = job.machine.unreachable(call.node);
-        self.drive(env, call.job, effects)
+        let Some(Call { job, what }) = self.calls.remove(&number) else { return Ok(()) };
+        match what {
+            Awaited::Answer { session, node, .. } => {
+                self.silent.insert(node, env.now_ms + SILENT_MS);
+                self.tell(env, job, Input::Answer { from: node, session, answer: Answer::Silent })
+            }
+            Awaited::Patience(patience) => self.tell(env, job, Input::Patience(patience)),
+            Awaited::Epoch => self.begin_anew(env, job),
+        }
     }
 }

@@ -158,7 +158,7 @@ impl Node {
         if let Some(known) = self.keys.get(&core.key).filter(|known| known.core == *core) {
             return Ok(Arc::clone(known));
         }
-        let share = if core.roster.contains(&self.me) {
+        let share = if core.holders.contains(&self.me) {
             let secret = self.read_share(core)?.ok_or_else(|| no_share(self.me, core))?;
             Some(HolderShare::new(self.me, (*secret.expose()).into(), core)?)
         } else {
@@ -202,7 +202,7 @@ impl Node {
     fn permit(&mut self, env: &Env<'_>, request: &VerifiedRequest) -> Result<Permit, Stop> {
         let clocks = self.clocks(env)?;
         let standing = self.standing(request)?;
-        Ok(standing.may_contribute(self.me, clocks, &Fresh::assumed(), request)?)
+        Ok(standing.may_contribute(self.me, clocks, &Fresh::for_simulation(), request)?)
     }
 
     /// Round 1 as a holder.
@@ -282,7 +282,7 @@ impl Node {
                 return Ok(shares);
             }
             Ok(Lookup::Open(pending)) => pending,
-            Err(refused) => return Err(alarmed(env, coordinator, refused)),
+            Err(refused) => return Err(alarmed(env, &key, coordinator, refused)),
         };
         let signers = match checked {
             Some(checked) => checked,
@@ -291,7 +291,7 @@ impl Node {
         // From here on the nonces are gone, whatever happens.
         let taken = match self.holder.take(&context, &signers) {
             Ok(taken) => taken,
-            Err(refused) => return Err(alarmed(env, coordinator, refused)),
+            Err(refused) => return Err(alarmed(env, &key, coordinator, refused)),
         };
         let used = Some((key.core.key, (key.core.version, key.core.epoch)));
         let id = verified.body().request_id;
@@ -346,10 +346,14 @@ fn no_share(node: NodeId, core: &CertificateCore) -> Refusal {
     Refusal::new(ErrorCode::StorageFailed, format!("node {node} has no usable share of key `{}`", core.name))
 }
 
-fn alarmed(env: &mut Env<'_>, coordinator: NodeId, refused: SignRefusal) -> Stop {
+fn alarmed(env: &mut Env<'_>, key: &Loaded, coordinator: NodeId, refused: SignRefusal) -> Stop {
     if refused.alarm {
         env.count.situation(situation::REUSE_REFUSED);
         env.saw(Seen::Alarm { against: coordinator });
+    }
+    for blame in refused.blames.iter().filter(|blame| blame.verifies(&key.core, &key.members)) {
+        env.count.situation(situation::SPLIT_PROVED);
+        env.saw(Seen::Blamed { culprits: vec![blame.accused], what: blame.kind().to_string() });
     }
     Stop::Refused(refused.refusal)
 }

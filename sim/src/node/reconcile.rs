@@ -11,10 +11,10 @@ use symbolon_protocol::lifecycle::KeyState;
 use symbolon_protocol::limits;
 use symbolon_protocol::outcome::Outcome;
 use symbolon_protocol::schema::{private, replicated};
-use symbolon_protocol::state::records::{self, VersionRecord};
-use symbolon_protocol::state::{self, Applied, owed_erasures, owes_witness, running_operations};
+use symbolon_protocol::state::records::{self, AttemptRecord, Trigger, VersionRecord};
+use symbolon_protocol::state::{self, Applied, OwedErasure, owed_erasures, owes_witness, running_operations};
 use symbolon_protocol::table::{Overlay, StoreFault, Tables, read};
-use symbolon_protocol::wire::{FORMAT_VERSION, decode, encode};
+use symbolon_protocol::wire::{FORMAT_VERSION, Reader, Wire, decode, encode};
 
 use super::{APPLIED, Env, Halt, Node, PROPOSE_MS, Reply, payload_digest};
 use crate::bugs::Bug;
@@ -56,11 +56,20 @@ impl Node {
     ) -> Result<(), Halt> {
         match outcome {
             Outcome::Noted | Outcome::Started | Outcome::Upgraded { .. } | Outcome::Refused(_) => {}
+            Outcome::Advanced { operation } => self.advanced(env, operation)?,
             Outcome::Activated { key, version, .. } => {
                 self.owed.insert((*key, *version), 0);
+                self.needs.insert((*key, *version), 0);
                 self.forget_what_was_looked_up(env);
+                if let (true, Some(certificate)) = (env.has(Bug::EraseAtCommit), self.certificate(key, *version)?) {
+                    self.erase_at_commit(env, &certificate.core)?;
+                }
             }
             Outcome::Generating { .. }
+            | Outcome::Redistributing { .. }
+            | Outcome::PolicyChanged { .. }
+            | Outcome::MembershipChanged { .. }
+            | Outcome::VotersMoved { .. }
             | Outcome::AttemptEnded { .. }
             | Outcome::KeyChanged { .. }
             | Outcome::ClientChanged { .. } => self.forget_what_was_looked_up(env),
@@ -99,13 +108,20 @@ impl Node {
             let refusal = Refusal::new(ErrorCode::GenerationFailed, "the generation failed");
             return Ok(Some(Reply::Refused(refusal)));
         }
-        let certificate = records::certificate(self.tables(), key, &record)?;
+        let certificate = records::shown_certificate(self.tables(), key, &record)?;
         let voters = self.genesis.voters().len();
         let complete = certificate.filter(|certificate| certificate.is_complete(voters));
         Ok(complete.map(|certificate| Reply::Created { certificate: Box::new(certificate) }))
     }
 
-    /// The certificate of a version, as far as it is there.
+    /// The certificate of a version as it is shown to clients.
+    pub(super) fn shown_certificate(&self, key: &KeyId, version: KeyVersion) -> Result<Option<KeyCertificate>, Halt> {
+        let record: Option<VersionRecord> = read(self.tables(), &replicated::version(key, version))?;
+        let Some(record) = record else { return Ok(None) };
+        Ok(records::shown_certificate(self.tables(), key, &record)?)
+    }
+
+    /// The certificate of the epoch of a version that signs, as far as it is there.
     pub(super) fn certificate(&self, key: &KeyId, version: KeyVersion) -> Result<Option<KeyCertificate>, Halt> {
         let record: Option<VersionRecord> = read(self.tables(), &replicated::version(key, version))?;
         let Some(record) = record else { return Ok(None) };
@@ -117,6 +133,7 @@ impl Node {
         self.join_operations(env)?;
         self.pay_witnesses(env)?;
         self.erase_due(env)?;
+        self.heal(env)?;
         if env.leads {
             self.lead(env)?;
         }
@@ -125,7 +142,7 @@ impl Node {
 
     /// Versions that became active and lack this node's witness; looked for once, at start.
     pub(super) fn find_owed(&mut self) -> Result<(), Halt> {
-        let mut owed = Vec::new();
+        let (mut owed, mut needs) = (Vec::new(), Vec::new());
         for (key, value) in self.tables().scan(replicated::VERSIONS, b"", usize::MAX)? {
             let version: VersionRecord = decode(&value)?;
             let id: Option<[u8; 32]> = key.get(1..33).and_then(|id| id.try_into().ok());
@@ -133,7 +150,9 @@ impl Node {
             if owes_witness(self.tables(), &id, version.number, self.me)? {
                 owed.push((id, version.number));
             }
+            needs.push(((id, version.number), 0));
         }
+        self.needs.extend(needs);
         self.owed.extend(owed.into_iter().map(|place| (place, 0)));
         Ok(())
     }
@@ -166,7 +185,8 @@ impl Node {
         let payload = encode(&certificate.activation.head);
         let head = votes.then(|| self.identity.sign(Domain::Head, &self.cluster, &payload));
         if activated.is_some() || head.is_some() {
-            let witness = Witness { key, version, node: self.me, activated, head };
+            let epoch = certificate.core.epoch;
+            let witness = Witness { key, version, epoch, node: self.me, activated, head };
             self.propose(env, &Payload::Witness(witness), PROPOSE_MS);
         }
         Ok(())
@@ -175,7 +195,7 @@ impl Node {
     /// ACTIVATED, durable before it is said; only with a share in hand.
     fn say_activated(&mut self, env: &mut Env<'_>, certificate: &KeyCertificate) -> Result<Option<Signature>, Halt> {
         let core = &certificate.core;
-        if !core.roster.contains(&self.me) || self.read_share(core)?.is_none() {
+        if !core.holders.contains(&self.me) || self.read_share(core)?.is_none() {
             return Ok(None);
         }
         let record = private::activated_vote(&core.key, core.version, core.epoch);
@@ -190,25 +210,44 @@ impl Node {
         }
     }
 
-    /// Erases shares of versions that are being destroyed, once both the replicated clock and its own say that it is time.
+    /// Erases shares of versions that are being destroyed, once both the replicated clock and its own say that it is time, and
+    /// those of epochs that nobody needs any more.
     fn erase_due(&mut self, env: &mut Env<'_>) -> Result<(), Halt> {
         let cluster = records::cluster(self.tables())?;
         let now_ms = cluster.time_ms.min(env.now_ms);
-        for (key, record) in owed_erasures(self.tables(), self.me, now_ms, BATCH)? {
-            let version = record.number;
-            let again_ms = self.erased.get(&(key, version)).copied().unwrap_or(0);
+        for OwedErasure { key, version, below } in owed_erasures(self.tables(), self.me, now_ms, BATCH)? {
+            let again_ms = self.erased.get(&(key, version, below)).copied().unwrap_or(0);
             if again_ms > env.now_ms {
                 continue;
             }
-            if let Some(certificate) = &record.certificate {
-                self.erase_share(env, &key, version, certificate.core.epoch)?;
-                env.count.situation(situation::ERASED);
+            if !env.has(Bug::EraseInWords) {
+                self.erase_shares_below(env, &key, version, below)?;
             }
-            self.erased.insert((key, version), env.now_ms + SAY_AGAIN_MS);
-            let payload = Erasure::payload(&key, version, self.me);
+            env.count.situation(situation::ERASED);
+            self.erased.insert((key, version, below), env.now_ms + SAY_AGAIN_MS);
+            let payload = Erasure::payload(&key, version, below, self.me);
             let signature = self.identity.sign(Domain::Erased, &self.cluster, &payload);
-            let erasure = Erasure { key, version, node: self.me, signature };
+            let erasure = Erasure { key, version, below, node: self.me, signature };
             self.propose(env, &Payload::Erased(erasure), PROPOSE_MS);
+        }
+        Ok(())
+    }
+
+    /// Erases all shares of a version below an epoch.
+    pub(super) fn erase_shares_below(
+        &mut self,
+        env: &mut Env<'_>,
+        key: &KeyId,
+        version: KeyVersion,
+        below: Epoch,
+    ) -> Result<(), Halt> {
+        let own = private::shares_of(key, version);
+        for (record, _) in self.disk.live(Column::Private).scan(&own, b"", usize::MAX)? {
+            let mut reader = Reader::new(record.get(own.len()..).unwrap_or_default());
+            let epoch: Epoch = Wire::take(&mut reader)?;
+            if epoch < below {
+                self.erase_share(env, key, version, epoch)?;
+            }
         }
         Ok(())
     }
@@ -240,7 +279,9 @@ impl Node {
                 self.propose(env, &Payload::Expire { operation, epoch }, PROPOSE_MS);
             }
         }
-        let waits = !self.tables().scan(replicated::DESTRUCTIONS, b"", 1)?.is_empty();
+        let waits = [replicated::DESTRUCTIONS, replicated::REFRESHES].iter().try_fold(false, |waits, prefix| {
+            Ok::<bool, StoreFault>(waits || !self.tables().scan(prefix, b"", 1)?.is_empty())
+        })?;
         let age_ms = if waits { 1_000 } else { limits::TICK_MS };
         if cluster.started && env.now_ms.saturating_sub(cluster.time_ms) >= age_ms {
             self.propose(env, &Payload::Tick, PROPOSE_MS);
@@ -258,8 +299,10 @@ pub(super) fn is_orphan(
 ) -> Result<bool, StoreFault> {
     // A node that lags keeps what it does not understand yet.
     let Some(record) = read::<VersionRecord>(tables, &replicated::version(key, version))? else { return Ok(false) };
-    let committed = record.certificate.as_ref().map(|certificate| certificate.core.epoch);
-    let ended = record.attempts.iter().any(|attempt| attempt.epoch == epoch);
+    let committed = record.core().map(|core| core.epoch);
+    // Of a generation only: what a redistribution left are shares of the key, and go when a later epoch is final.
+    let of_generation = |attempt: &AttemptRecord| attempt.trigger == Trigger::Generate && attempt.fault.is_some();
+    let ended = record.attempts.iter().any(|attempt| attempt.epoch == epoch && of_generation(attempt));
     Ok(record.state == KeyState::Failed || (ended && committed != Some(epoch)))
 }
 

@@ -28,6 +28,7 @@ pub(crate) struct Frame {
 pub(crate) enum Timer {
     Reconcile,
     Ceremony(Digest),
+    Move(Digest),
     /// A call that had no answer by now has none.
     Call(u64),
 }
@@ -96,6 +97,10 @@ pub(crate) struct Env<'a> {
     pub(crate) bug: Option<Bug>,
     /// Crashes of a thousand persist points.
     pub(crate) crash: u32,
+    /// Persist points that this run has met.
+    pub(crate) points: &'a mut u64,
+    /// The one at which power is lost; 0 for none.
+    pub(crate) crash_at: u64,
     pub(crate) chaos: &'a mut Draw,
     pub(crate) count: &'a mut Counters,
     /// Whether something was made durable.
@@ -124,7 +129,9 @@ impl Env<'_> {
     }
     /// A place where power may be lost.
     pub(super) fn crash_point(&mut self, place: &'static str) -> Result<(), Halt> {
-        if self.crash > 0 && self.chaos.chance(self.crash) {
+        *self.points += 1;
+        let chosen = *self.points == self.crash_at;
+        if chosen || (self.crash > 0 && self.chaos.chance(self.crash)) {
             self.count.situation(place);
             return Err(Halt::Crash);
         }

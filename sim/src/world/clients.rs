@@ -60,7 +60,7 @@ impl World {
         let enough = u32::try_from(self.clients.nodes()).unwrap_or(u32::MAX) + 2;
         let over = match goal {
             Goal::Sign | Goal::Forbidden => op.tries >= TRIES && (op.calm_tries == 0 || op.calm_tries >= enough),
-            Goal::Register | Goal::Make | Goal::Change => expired,
+            Goal::Register | Goal::Make | Goal::Change | Goal::Move => expired,
             Goal::ProveMakes | Goal::ProveSigns | Goal::ProveSilent => op.tries > enough,
         };
         if !over {
@@ -121,7 +121,7 @@ impl World {
                     Goal::ProveSigns | Goal::ProveMakes => false,
                     Goal::Sign | Goal::Forbidden => honest && !may_pass(&refusal),
                     // What was ordered is remembered with its outcome: to ask again changes nothing.
-                    Goal::Register | Goal::Make | Goal::Change => honest,
+                    Goal::Register | Goal::Make | Goal::Change | Goal::Move => honest,
                 };
                 if done {
                     self.clients.close(ticket);

@@ -94,6 +94,7 @@ impl World {
             count: Counters::default(),
             trace: Trace::new(keep_lines),
             work_left: options.operations,
+            points: 0,
             options,
         })
     }

@@ -220,8 +220,8 @@ fn changed_requests(scene: &Attacked) {
     let other = scene.cluster.cli().json(&["key", "show", "other"])["id"].as_str().unwrap().parse().unwrap();
     let (version, epoch) = (KeyVersion::new(2).unwrap(), Epoch::new(2).unwrap());
     scene.no_commitments("another key beside it", &Round1 { key: other, ..plain() }, ErrorCode::NotFresh);
-    scene.no_commitments("another version beside it", &Round1 { version, ..plain() }, ErrorCode::NotFresh);
-    scene.no_commitments("another epoch beside it", &Round1 { epoch, ..plain() }, ErrorCode::NotFresh);
+    scene.no_commitments("another version beside it", &Round1 { version, ..plain() }, ErrorCode::EpochChanged);
+    scene.no_commitments("another epoch beside it", &Round1 { epoch, ..plain() }, ErrorCode::EpochChanged);
     let admin = scene.cluster.administrator();
     let for_other = sign_body(scene.cluster.genesis(), &admin, other, message);
     scene.no_commitments(

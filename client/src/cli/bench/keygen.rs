@@ -84,7 +84,11 @@ pub(crate) async fn run(context: &Context, args: Keygen) -> Done {
 }
 
 /// Makes one key; its time, and threshold and size of its roster.
-async fn make(client: &Client, name: &str, options: &PlanOptions) -> Result<(Name, Duration, (usize, usize)), Error> {
+pub(super) async fn make(
+    client: &Client,
+    name: &str,
+    options: &PlanOptions,
+) -> Result<(Name, Duration, (usize, usize)), Error> {
     let name = Name::new(name).map_err(symbolon_protocol::error::Refusal::from)?;
     // Who is reachable is asked before the clock starts: it is not part of the generation.
     let plan = client.plan(&name, options).await?;
@@ -95,7 +99,7 @@ async fn make(client: &Client, name: &str, options: &PlanOptions) -> Result<(Nam
 }
 
 /// Takes the keys out of the way; what fails is told and left.
-async fn clean_up(context: &Context, client: &Client, made: &[Name]) {
+pub(super) async fn clean_up(context: &Context, client: &Client, made: &[Name]) {
     for name in made {
         let revoked = client.revoke_key(name, None, "benchmark is over").await;
         let result = match revoked {

@@ -16,7 +16,7 @@ use super::{Sign, cores, limit};
 /// Bytes of each message.
 const MESSAGE_BYTES: usize = 32;
 /// Pause of a client after an error, so that a cluster that refuses is not asked in a tight loop.
-const AFTER_ERROR: Duration = Duration::from_millis(50);
+pub(super) const AFTER_ERROR: Duration = Duration::from_millis(50);
 
 /// What was measured.
 #[derive(Debug, Serialize)]
@@ -104,7 +104,7 @@ pub(crate) async fn run(context: &Context, args: Sign) -> Done {
 /// Runs all clients; each begins at another node, over the same connections.
 async fn load(client: &Client, args: &Sign) -> Done<(Tally, f64)> {
     // Connections and certificates first: they are not what is measured.
-    for node in 0..client.trust().members().len() {
+    for node in 0..client.trust().membership().members.len() {
         client.starting_at(node).sign(&args.key, &random_message()).await?;
     }
     let started = Instant::now();
@@ -147,7 +147,7 @@ async fn one_client(client: Client, key: Name, messages: u32, end: Instant) -> T
     tally
 }
 
-fn random_message() -> Vec<u8> {
+pub(super) fn random_message() -> Vec<u8> {
     let mut message = vec![0; MESSAGE_BYTES];
     OsRng.fill_bytes(&mut message);
     message

@@ -4,6 +4,7 @@ mod figures;
 mod keygen;
 mod limit;
 mod load;
+mod refresh;
 
 use std::num::NonZeroUsize;
 
@@ -29,6 +30,8 @@ pub(crate) enum Command {
     Sign(Sign),
     /// Make keys one after the other; they are revoked and destroyed at the end
     Keygen(Keygen),
+    /// Refresh the shares of many keys while clients sign with them, and compare with signing undisturbed
+    Refresh(Refresh),
 }
 
 #[derive(Debug, clap::Args)]
@@ -59,6 +62,30 @@ pub(crate) struct Keygen {
     keep: bool,
 }
 
+#[derive(Debug, clap::Args)]
+pub(crate) struct Refresh {
+    /// How many keys; each is refreshed once
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=KEYS))]
+    keys: u32,
+    /// Refreshes that run at the same time
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=limits::REDISTRIBUTIONS_AT_ONCE as i64))]
+    parallel: u32,
+    /// Clients that sign meanwhile
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=CLIENTS))]
+    clients: u32,
+    /// How long they sign before the refreshes begin
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=SECONDS))]
+    seconds: u32,
+    /// Take active keys whose names begin with this, and make none
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["threshold", "roster", "keep"])]
+    prefix: Option<String>,
+    #[command(flatten)]
+    holders: Holders,
+    /// Leave the keys as they are
+    #[arg(long)]
+    keep: bool,
+}
+
 /// Runs on all cores.
 pub(crate) fn run(context: &Context, command: Command) -> Done {
     let runtime =
@@ -67,6 +94,7 @@ pub(crate) fn run(context: &Context, command: Command) -> Done {
         match command {
             Command::Sign(args) => load::run(context, args).await,
             Command::Keygen(args) => keygen::run(context, args).await,
+            Command::Refresh(args) => refresh::run(context, args).await,
         }
     })
 }

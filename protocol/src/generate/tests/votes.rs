@@ -30,6 +30,11 @@ fn a_machine_starts_only_for_a_sound_ceremony_and_as_itself() {
     assert_eq!(refused(start(&good, node(1), own), 2), StartRefused::Keys);
     let twice = Ceremony { roster: vec![node(1), node(2), node(2)], ..good.clone() };
     assert_eq!(refused(start(&twice, node(1), own), 1), StartRefused::Ceremony);
+    let some = Ceremony { holders: vec![node(3), node(2)], ..good.clone() };
+    assert_eq!(refused(start(&some, node(2), own), 2), StartRefused::Ceremony);
+    let base = Some(Base { core: Digest::from_bytes([7; 32]), dealers: good.roster.clone() });
+    let moved = Ceremony { base, ..good.clone() };
+    assert_eq!(refused(start(&moved, node(1), own), 1), StartRefused::Ceremony);
     let many = Ceremony { threshold: Threshold::new(4, 4).unwrap(), ..good };
     assert_eq!(refused(start(&many, node(1), own), 1), StartRefused::Ceremony);
 }

@@ -25,7 +25,8 @@ fn one_nonce_never_signs_two_packages() {
     };
     let shares = world.second(2, &first, NOW).unwrap();
     assert_eq!(world.second(2, &first, NOW + 1), Ok(shares.clone()));
-    let SignRefusal { refusal, alarm } = world.second(2, &other, NOW + 2).unwrap_err();
+    let SignRefusal { refusal, alarm, blames } = world.second(2, &other, NOW + 2).unwrap_err();
+    assert!(blames.is_empty(), "another signer is no other view");
     assert_eq!(refusal.code, ErrorCode::PeerMisbehaved);
     assert!(alarm && refusal.message.contains("nonce reuse") && refusal.message.contains("node 1"));
     // Also long after the nonces would have ended, and the old answer is still the same.
@@ -102,8 +103,7 @@ fn one_request_gets_as_many_sets_as_can_be_needed() {
     assert!(refusal.message.contains("3 times"));
     // Ended nonces do not give a new try; another request does.
     assert!(world.first(2, &round1, NOW + 10_000).is_err());
-    world.request = client_request(&world.messages, 2);
-    world.verified = Arc::new(world.request.verify(&CLUSTER).unwrap());
+    world.ask(2);
     let round1 = world.round1(5);
     assert!(world.first(2, &round1, NOW).is_ok());
 }
@@ -129,6 +129,12 @@ fn a_holder_signs_only_what_it_was_asked_for_with_the_right_share() {
     assert_eq!(world.first(2, &Arc::new(changed), NOW).unwrap_err().code, ErrorCode::BadSignature);
     let mut changed = (*world.round1(1)).clone();
     changed.epoch = Epoch::FIRST;
+    assert_eq!(world.first(2, &Arc::new(changed.clone()), NOW).unwrap_err().code, ErrorCode::EpochChanged);
+    changed.epoch = world.core.epoch;
+    changed.version = changed.version.next().unwrap();
+    assert_eq!(world.first(2, &Arc::new(changed), NOW).unwrap_err().code, ErrorCode::EpochChanged);
+    let mut changed = (*world.round1(1)).clone();
+    changed.key = KeyId::from_bytes([9; 32]);
     assert_eq!(world.first(2, &Arc::new(changed), NOW).unwrap_err().code, ErrorCode::NotFresh);
     let mut changed = (*world.round1(1)).clone();
     changed.request = client_request(&world.messages, 2);
