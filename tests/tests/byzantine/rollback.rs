@@ -3,14 +3,14 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::thread::sleep;
-use std::time::Duration;
 
 use symbolon_protocol::identity::{Identity, PublicKey};
 use symbolon_tests::{Cluster, PATIENCE, assert_signs, eventually, public_key, run, wait_until};
 
-/// Time in which a node that may take part has been reached by its peers.
-const SETTLED: Duration = Duration::from_secs(2);
+/// What a node says of each stream, once, that its peer does not let it open.
+const REFUSED: &str = "does not let this node take part";
+/// Streams of one node of three: two peers, two lanes.
+const STREAMS: usize = 4;
 /// Signatures after which every holder that can be asked was asked.
 const SIGNATURES: usize = 12;
 
@@ -57,11 +57,12 @@ fn a_node_that_went_back_in_time_takes_no_part() {
 
     fs::rename(&directory, &new).unwrap();
     copy(&old, &directory);
+    let kept_out = |cluster: &Cluster| cluster.log(3).matches(REFUSED).count();
     cluster.start_node(3);
     wait_until("both peers to quarantine the node", PATIENCE, || {
         (1..=2).all(|peer| cluster.log(peer).contains("quarantined"))
     });
-    sleep(SETTLED);
+    wait_until("every stream of the copy to be refused", PATIENCE, || kept_out(&cluster) >= STREAMS);
     assert_left_out(&cluster, &public);
 
     // It has no vote either: one good node and this one are no majority, and no two holders.
@@ -73,8 +74,8 @@ fn a_node_that_went_back_in_time_takes_no_part() {
     let refused = cluster.cli_at(1).sign("release", b"one of three");
     assert!(refused.code == 4 && refused.stdout.is_empty(), "{refused}");
     cluster.start_node(2);
-    wait_until("the cluster to have a leader again", PATIENCE, || {
-        cluster.cli_at(2).sign("release", b"again").code == 0
+    wait_until("the two good nodes to have each other again", PATIENCE, || {
+        (1..=2).all(|node| cluster.cli_at(node).sign("release", b"again").code == 0)
     });
 
     // Starting it once more raises its counter above the one that its peers saw, and makes it no younger.
@@ -85,7 +86,7 @@ fn a_node_that_went_back_in_time_takes_no_part() {
     let before = starts(&cluster);
     cluster.start_node(3);
     wait_until("the copy to start once more", PATIENCE, || starts(&cluster) > before);
-    sleep(SETTLED);
+    wait_until("every stream to be refused again", PATIENCE, || kept_out(&cluster) >= 2 * STREAMS);
     assert_left_out(&cluster, &public);
 }
 
