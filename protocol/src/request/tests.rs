@@ -1,6 +1,7 @@
 //! Requests that are refused, and one that is not.
 
 use super::*;
+use crate::id::Name;
 use crate::identity::Identity;
 
 fn grant(keys: &str) -> Grant {
