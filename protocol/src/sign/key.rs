@@ -169,8 +169,8 @@ mod tests {
 
     #[test]
     fn a_public_key_must_be_a_point_of_prime_order() {
-        let one = NodeId::new(1).unwrap();
-        let new = |public_key| KeyGroup::new(&core_of(public_key, 1, &[(one, verifying(4))]));
+        let shares = [(NodeId::new(1).unwrap(), verifying(5)), (NodeId::new(2).unwrap(), verifying(6))];
+        let new = |public_key| KeyGroup::new(&core_of(public_key, 2, &shares));
         assert!(new(verifying(4)).is_ok());
         let torsion = curve25519_dalek::constants::EIGHT_TORSION[1];
         let mixed = EdwardsPoint::mul_base(&Scalar::from(4u64)) + torsion;

@@ -7,7 +7,7 @@ use frost_core::round1::NonceCommitment;
 use frost_ed25519::Ed25519Sha512;
 use proptest::prelude::*;
 use rand_chacha::ChaCha20Rng;
-use rand_core::SeedableRng as _;
+use rand_core::{CryptoRng, RngCore, SeedableRng as _};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
