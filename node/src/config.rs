@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use symbolon_protocol::sign::arithmetic::Backend;
 
 /// How shares are sealed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +24,34 @@ pub enum LogFormat {
     Text,
     /// One JSON object per line.
     Json,
+}
+
+/// What computes signature shares and signatures; nodes that differ in it sign together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SigningBackend {
+    /// Directly on curve25519-dalek.
+    #[default]
+    Fast,
+    /// The crate frost-core, which takes several times as long.
+    FrostCore,
+}
+
+impl From<SigningBackend> for Backend {
+    fn from(backend: SigningBackend) -> Self {
+        match backend {
+            SigningBackend::Fast => Self::Fast,
+            SigningBackend::FrostCore => Self::FrostCore,
+        }
+    }
+}
+
+/// How signatures are made.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SigningConfig {
+    /// What computes.
+    pub backend: SigningBackend,
 }
 
 /// The listener for Prometheus.
@@ -89,13 +118,16 @@ pub struct Config {
     /// What is logged, as a `tracing` filter such as `info` or `symbolon_node=debug`.
     #[serde(default = "default_log_filter")]
     pub log_filter: String,
-    /// The listener for Prometheus: a table of its own, and therefore last.
+    /// How signatures are made: a table of its own, and therefore behind what is none.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub signing: SigningConfig,
+    /// The listener for Prometheus: a table of its own too.
     #[serde(default, skip_serializing_if = "is_default")]
     pub metrics: MetricsConfig,
 }
 
-fn is_default(metrics: &MetricsConfig) -> bool {
-    *metrics == MetricsConfig::default()
+fn is_default<T: Default + PartialEq>(table: &T) -> bool {
+    *table == T::default()
 }
 
 fn default_seal() -> SealMethod {
@@ -240,6 +272,19 @@ mod tests {
             let error = load(&format!("{GOOD}[metrics]\n{wrong}\n")).unwrap_err().to_string();
             assert!(error.contains(named), "{error}");
         }
+    }
+
+    #[test]
+    fn the_fast_arithmetic_signs_unless_another_is_chosen() {
+        let config = load(GOOD).unwrap();
+        assert_eq!(Backend::from(config.signing.backend), Backend::Fast);
+        assert!(!config.to_toml().contains("signing"), "{}", config.to_toml());
+        let config = load(&format!("{GOOD}signing.backend = \"frost-core\"\n")).unwrap();
+        assert_eq!(Backend::from(config.signing.backend), Backend::FrostCore);
+        assert_eq!(toml::from_str::<Config>(&config.to_toml()).unwrap(), config);
+        assert_eq!(load(&format!("{GOOD}[signing]\nbackend = \"fast\"\n")).unwrap(), load(GOOD).unwrap());
+        let error = load(&format!("{GOOD}[signing]\nbackend = \"quick\"\n")).unwrap_err().to_string();
+        assert!(error.contains("quick") && error.contains("frost-core"), "{error}");
     }
 
     #[test]

@@ -287,6 +287,7 @@ async fn serve(loaded: Loaded, host: Host, closing: &mut Option<Closing>) -> Res
         vault: Box::new(vault),
         timing: Timing::default(),
         usage_bytes: config.usage_log_max_mib << 20,
+        backend: config.signing.backend.into(),
         state_version: STATE_VERSION,
     };
     let core: Daemon = Core::start(parts).await?;

@@ -12,7 +12,7 @@ use symbolon_protocol::identity::{Domain, Identity, PublicKey};
 use symbolon_protocol::limits;
 use zeroize::Zeroizing;
 
-use crate::config::{Config, LogFormat, MetricsConfig, SealMethod};
+use crate::config::{Config, LogFormat, MetricsConfig, SealMethod, SigningConfig};
 use crate::seal::{KeyFile, PassphraseSource, SEAL_PARAMS_FILE, SealKey};
 
 const IDENTITY_HEAD: &str = "symbolon-identity-v1";
@@ -126,6 +126,7 @@ pub fn init(init: &Init<'_>) -> Result<String, String> {
         usage_log_max_mib: 16 * 1024,
         log_format: LogFormat::Text,
         log_filter: "info".to_owned(),
+        signing: SigningConfig::default(),
         metrics: MetricsConfig::default(),
     };
     let path = directory.join("symbolond.toml");

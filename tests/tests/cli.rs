@@ -260,6 +260,7 @@ fn a_bench_says_how_it_measured(cluster: &Cluster) {
         &["signatures_per_second", "p50_ms", "p99_ms", "max_ms", "errors", "limit_per_second", "limit_method", "ratio"],
     );
     assert_eq!(figures["limit_method"], "frost-crate-loop-v1", "{figures}");
+    assert_eq!(figures["arithmetic"]["limit_method"], "arithmetic-v2", "{figures}");
     assert_eq!(figures["errors"], 0, "{figures}");
     assert!(figures["signatures_per_second"].as_f64().unwrap() > 0.0, "{figures}");
 }

@@ -51,6 +51,7 @@ use symbolon_protocol::genesis::{Genesis, MemberRole};
 use symbolon_protocol::id::{BootId, ClusterId, Digest, KeyId, KeyVersion, NodeId};
 use symbolon_protocol::identity::{Identity, PublicKey};
 use symbolon_protocol::membership::Followed;
+use symbolon_protocol::sign::arithmetic::Backend;
 use symbolon_protocol::sign::holder::Holder;
 use symbolon_protocol::state::view::OperationPhase;
 use symbolon_protocol::table::StoreFault;
@@ -91,6 +92,8 @@ pub struct Parts<T, S, E> {
     pub timing: Timing,
     /// Largest usage log, bytes.
     pub usage_bytes: u64,
+    /// What computes signature shares and signatures.
+    pub backend: Backend,
     /// The highest state version by whose rules this program can apply.
     pub state_version: u32,
 }
@@ -150,6 +153,8 @@ pub(crate) struct Inner<C: NodeTypes, T, S: Store, E> {
     pub(crate) progress: Mutex<BTreeMap<Digest, (OperationPhase, BTreeSet<NodeId>)>>,
     /// Versions whose activation this node has yet to witness.
     pub(crate) owed: Mutex<BTreeSet<(KeyId, KeyVersion)>>,
+    /// What computes signature shares and signatures.
+    pub(crate) backend: Backend,
     /// The signing side of a holder.
     pub(crate) holder: Mutex<Holder>,
     /// Keys as the signing path needs them; emptied whenever the state changes.
@@ -213,6 +218,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
             me: parts.me,
             identity: Arc::new(parts.identity),
             cluster,
+            backend: parts.backend,
             holder: Mutex::new(Holder::new(parts.boot)),
             membership: Mutex::new(Arc::new(membership)),
             chain: Mutex::default(),

@@ -46,14 +46,12 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         if let Some(known) = known.filter(|known| known.core == *core) {
             return Ok(known);
         }
+        let group = Arc::new(KeyGroup::with_backend(core, self.0.backend)?);
         let share = if core.holders.contains(&self.0.me) {
-            Some(Arc::new(HolderShare::new(self.0.me, self.read_share(core)?, core)?))
+            let secret = self.read_share(core)?;
+            Some(Arc::new(HolderShare::of_group(self.0.me, secret, Arc::clone(&group))?))
         } else {
             None
-        };
-        let group = match &share {
-            Some(share) => Arc::clone(share.group()),
-            None => Arc::new(KeyGroup::new(core)?),
         };
         let members = core.roster.iter().filter_map(|node| Some((*node, self.member_key(*node)?))).collect();
         let loaded = Arc::new(LoadedKey { core: core.clone(), group, members: Arc::new(members), share });

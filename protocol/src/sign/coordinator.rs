@@ -15,8 +15,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use self::answers::Misdeed;
-use super::frost::{self, DecodedPairs, DecodedShares, KeyGroup};
+use super::batch::{self, DecodedPairs, DecodedShares};
 use super::holder::OwnPairs;
+use super::key::KeyGroup;
 use super::{CheckedSigners, Commitments, Round1, Round2, Shares, contradict, misbehaved, sessions_allowed};
 use crate::blame::Blame;
 use crate::error::{ErrorCode, Refusal};
@@ -352,7 +353,8 @@ impl Coordinator {
         }
         let round2 = Arc::new(Round2 { session: session.round1.session, signers });
         let round1 = Arc::clone(&session.round1);
-        let signers = match CheckedSigners::assemble(round1, round2, self.plan.digest, &points) {
+        let plan = &self.plan;
+        let signers = match CheckedSigners::assemble(&plan.group, round1, round2, plan.digest, &points) {
             Ok(signers) => Arc::new(signers),
             Err(refusal) => return self.fail(refusal, effects),
         };
@@ -408,7 +410,7 @@ impl Coordinator {
         signing.stalled = true;
         let (plan, mut misdeeds) = (&self.plan, Vec::new());
         for (node, (shares, decoded)) in &signing.got {
-            if let Some(bad) = frost::first_bad(&plan.group, &signing.signers.packages, *node, decoded) {
+            if let Some(bad) = batch::first_bad(&signing.signers.packages, *node, decoded) {
                 misdeeds.push((*node, plan.wrong(*node, &signing.signers, shares, bad)));
             }
         }
@@ -424,7 +426,7 @@ impl Coordinator {
             said.push((node, shares));
             decoded.insert(node, scalars);
         }
-        let bad = match frost::aggregate(&plan.group, &signers.packages, &decoded) {
+        let bad = match batch::aggregate(&signers.packages, &decoded) {
             Ok(signatures) => {
                 self.ended = true;
                 let holders = said.into_iter().map(|(node, _)| node).collect();

@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use rand_core::{CryptoRng, RngCore};
 
-use super::frost::{self, DecodedPairs, HolderShare};
+use super::batch::{self, DecodedPairs};
+use super::key::HolderShare;
 use super::nonce::{NoncePool, OneShotNonces, Open, Slot};
 use super::served::Served;
 use super::{
@@ -163,7 +164,8 @@ impl Pending {
                 if signer.node == share.node() { self.own.clone() } else { self.check_other(core, members, signer)? };
             decoded.push((signer.node, pairs));
         }
-        CheckedSigners::assemble(Arc::clone(&self.round1), Arc::clone(message), self.request, &decoded)
+        let round1 = Arc::clone(&self.round1);
+        CheckedSigners::assemble(share.group(), round1, Arc::clone(message), self.request, &decoded)
     }
 
     fn check_other(
@@ -185,7 +187,7 @@ impl Pending {
         if !signer.verifies(key, &core.cluster, &self.request) {
             return refuse("are not signed by it for this request");
         }
-        frost::decode_pairs(signer.node, &signer.pairs)
+        batch::decode_pairs(signer.node, &signer.pairs)
     }
 }
 

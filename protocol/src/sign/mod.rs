@@ -12,21 +12,24 @@
 //! Both rounds together are a session. One that stalls is followed by another without the signers that it waits for, and the
 //! first that is complete wins (ROAST): [`coordinator`]. Any node coordinates and none is trusted with it: messages are bound by
 //! the client's signature, commitments and packages by the holders' signatures, and these prove who lied ([`crate::blame`]).
-//! Nonces live in memory only, for seconds ([`nonce`]). [`holder`] and [`coordinator`] are the two machines; `frost` is the
-//! one file that touches FROST types. Layouts and sizes: the message types here; `docs/spec`.
+//! Nonces live in memory only, for seconds ([`nonce`]). [`holder`] and [`coordinator`] are the two machines;
+//! [`arithmetic`] is what they compute. Layouts and sizes: the message types here; `docs/spec`.
 
+pub mod arithmetic;
+mod batch;
 pub mod coordinator;
-mod frost;
 pub mod holder;
+mod key;
 pub mod nonce;
 mod served;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-pub use self::frost::{HolderShare, KeyGroup};
+pub use self::key::{HolderShare, KeyGroup};
 use crate::certificate::CertificateCore;
 use crate::error::{Detail, ErrorCode, Refusal};
 use crate::id::{BootId, ClusterId, Digest, Epoch, KeyId, KeyVersion, NodeId, SigningSession};
@@ -117,9 +120,9 @@ impl Commitments {
         request.put(&mut w);
         w.finish()
     }
-    /// Whether every pair is two canonical points of prime order, neither the identity.
+    /// Whether every pair is two canonical points of prime order, neither the identity, as the reference judges it.
     pub(crate) fn has_good_points(&self) -> bool {
-        frost::decode_pairs(self.node, &self.pairs).is_ok()
+        self.pairs.iter().all(arithmetic::is_good_pair)
     }
     /// Puts the holder's signature on.
     #[must_use]
@@ -177,8 +180,8 @@ impl Round2 {
 }
 
 impl Round2 {
-    /// Whether the share of a signer for a message does not satisfy its equation (RFC 9591 section 5.4). `at` is the number of
-    /// the message; what cannot be calculated is nobody's fault.
+    /// Whether the share of a signer for a message does not satisfy its equation (RFC 9591 section 5.4), as the reference
+    /// judges it. `at` is the number of the message; what cannot be calculated is nobody's fault.
     pub(crate) fn is_wrong_share(
         &self,
         core: &CertificateCore,
@@ -187,9 +190,9 @@ impl Round2 {
         message: &Bytes,
         share: &[u8; 32],
     ) -> bool {
-        let pairs: Option<Vec<_>> =
+        let pairs: Option<BTreeMap<_, _>> =
             self.signers.iter().map(|signer| Some((signer.node, *signer.pairs.get(at)?))).collect();
-        pairs.is_some_and(|pairs| frost::is_wrong(core, node, &pairs, message, share))
+        pairs.is_some_and(|pairs| arithmetic::is_wrong_share(core, node, &pairs, &message.0, share))
     }
 }
 
@@ -241,18 +244,19 @@ pub struct CheckedSigners {
     round2: Arc<Round2>,
     request: Digest,
     package: Digest,
-    packages: frost::Packages,
+    packages: batch::Packages,
 }
 
 impl CheckedSigners {
     /// Only for statements that were checked: `decoded` holds the points of `round2.signers`.
     fn assemble(
+        group: &Arc<KeyGroup>,
         round1: Arc<Round1>,
         round2: Arc<Round2>,
         request: Digest,
-        decoded: &[(NodeId, frost::DecodedPairs)],
+        decoded: &[(NodeId, batch::DecodedPairs)],
     ) -> Result<Self, Refusal> {
-        let packages = frost::packages(decoded, &round1.messages)?;
+        let packages = batch::packages(group, decoded, &round1.messages)?;
         let package = round2.digest(&request);
         Ok(Self { round1, round2, request, package, packages })
     }

@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use rand_core::{CryptoRng, RngCore};
 
-use super::frost::{self, DecodedPairs, HolderShare, NoncePair, Packages};
+use super::arithmetic::Nonces;
+use super::batch::{self, DecodedPairs, Packages};
+use super::key::HolderShare;
 use super::{CheckedSigners, CommitmentPair, Commitments, Round1, Round2, Shares};
 use crate::error::{ErrorCode, Refusal};
 use crate::id::{Digest, NodeId, SigningSession};
@@ -26,7 +28,7 @@ const ANSWER_PAIRS: usize = 1 << 18;
 pub(super) type Slot = (NodeId, SigningSession);
 
 /// The nonces of one session, one pair for each message.
-pub struct OneShotNonces(Vec<NoncePair>);
+pub struct OneShotNonces(Vec<Nonces>);
 
 impl OneShotNonces {
     /// Makes `count` pairs and the commitments to them.
@@ -37,19 +39,19 @@ impl OneShotNonces {
     ) -> Result<(Self, Vec<CommitmentPair>), Refusal> {
         let (mut nonces, mut commitments) = (Vec::with_capacity(count), Vec::with_capacity(count));
         for _ in 0..count {
-            let (pair, commitment) = frost::commit(share, rng)?;
+            let pair = share.group().backend().commit(share, rng)?;
+            commitments.push(*pair.commitment().encoded());
             nonces.push(pair);
-            commitments.push(commitment);
         }
         Ok((Self(nonces), commitments))
     }
-    /// The commitments, as points.
+    /// The commitments, as points: nothing to check.
     pub(super) fn commitments(&self) -> DecodedPairs {
-        frost::own_pairs(&self.0)
+        DecodedPairs(self.0.iter().map(|pair| pair.commitment().clone()).collect())
     }
     /// Computes the shares. The nonces are gone afterwards, also when it fails.
     pub(super) fn sign(self, share: &HolderShare, packages: &Packages) -> Result<Vec<[u8; 32]>, Refusal> {
-        frost::sign(share, self.0, packages)
+        batch::sign(share, self.0, packages)
     }
 }
 

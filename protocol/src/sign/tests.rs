@@ -1,6 +1,7 @@
 //! Both machines together: honest runs, and every way of cheating that the design names.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
+mod backends;
 mod blames;
 mod holders;
 mod requests;
@@ -11,8 +12,8 @@ use std::collections::{BTreeMap, VecDeque};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng as _;
 
+use super::arithmetic::testing::deal;
 use super::coordinator::{Answer, Coordinator, Effect, Input, Plan};
-use super::frost::testing::deal;
 use super::holder::{Context, Holder, Lookup, SignRefusal};
 use super::*;
 use crate::blame::{Blame, BlameKind, Evidence};

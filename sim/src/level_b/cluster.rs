@@ -14,6 +14,7 @@ use symbolon_protocol::genesis::{Genesis, Member, MemberRole};
 use symbolon_protocol::history;
 use symbolon_protocol::id::{Digest, Name, NodeId};
 use symbolon_protocol::identity::Identity;
+use symbolon_protocol::sign::arithmetic::Backend;
 use symbolon_protocol::state::records;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -250,6 +251,7 @@ impl Cluster {
             vault: Box::new(vault.clone()),
             timing: Timing::default(),
             usage_bytes: USAGE_BYTES,
+            backend: Backend::default(),
             state_version: machine.state_version,
         };
         let core = SimCore::start(parts).await?;

@@ -23,33 +23,36 @@ pub(crate) const METHOD: &str = "frost-crate-loop-v1";
 const LOOP: Duration = Duration::from_secs(2);
 
 /// A key of the loop.
-struct Group {
+pub(super) struct Group {
     /// The t that sign; the first of them coordinates.
-    signers: BTreeMap<Identifier, KeyPackage>,
-    public: PublicKeyPackage,
+    pub(super) signers: BTreeMap<Identifier, KeyPackage>,
+    pub(super) public: PublicKeyPackage,
 }
 
 /// Signatures per second on all cores together.
 pub(crate) fn per_second(t: u16, n: u16) -> Result<f64, Error> {
     let group = generate(t, n)?;
+    on_all_cores(|message| sign(&group, message))
+}
+
+/// Does the work of one signature again and again on every core, each time for another message: how often per second.
+pub(super) fn on_all_cores<T, E: Send>(work: impl Fn(&[u8]) -> Result<T, E> + Sync) -> Result<f64, E> {
     let started = Instant::now();
+    let until = || {
+        let (mut message, mut count) = ([0; 32], 0);
+        while started.elapsed() < LOOP {
+            OsRng.fill_bytes(&mut message);
+            work(&message)?;
+            count += 1;
+        }
+        Ok(count)
+    };
     let counts = std::thread::scope(|scope| {
-        let loops: Vec<_> = (0..cores()).map(|_| scope.spawn(|| sign_until(&group, started + LOOP))).collect();
-        loops.into_iter().map(|one| one.join().unwrap_or(Ok(0))).collect::<Result<Vec<u32>, Error>>()
+        let loops: Vec<_> = (0..cores()).map(|_| scope.spawn(until)).collect();
+        loops.into_iter().map(|one| one.join().unwrap_or(Ok(0))).collect::<Result<Vec<u32>, E>>()
     })?;
     let seconds = started.elapsed().as_secs_f64();
     Ok(counts.into_iter().map(f64::from).sum::<f64>() / seconds)
-}
-
-fn sign_until(group: &Group, end: Instant) -> Result<u32, Error> {
-    let mut message = [0; 32];
-    let mut count = 0;
-    while Instant::now() < end {
-        OsRng.fill_bytes(&mut message);
-        sign(group, &message)?;
-        count += 1;
-    }
-    Ok(count)
 }
 
 /// One signature with everybody's work.
@@ -83,7 +86,7 @@ fn sign(group: &Group, message: &[u8]) -> Result<frost_ed25519::Signature, Error
 }
 
 /// A distributed key generation among n in one process.
-fn generate(t: u16, n: u16) -> Result<Group, Error> {
+pub(super) fn generate(t: u16, n: u16) -> Result<Group, Error> {
     let ids = (1..=n).map(Identifier::try_from).collect::<Result<Vec<_>, _>>()?;
     let (mut secrets, mut round1) = (BTreeMap::new(), BTreeMap::new());
     for id in &ids {

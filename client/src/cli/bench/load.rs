@@ -11,7 +11,7 @@ use symbolon_protocol::error::ErrorCode;
 use super::super::context::{Context, DEADLINE, node_names};
 use super::super::out::{Done, fail};
 use super::figures::{Times, rounded};
-use super::{Sign, cores, limit};
+use super::{Sign, arithmetic, cores, limit};
 
 /// Bytes of each message.
 const MESSAGE_BYTES: usize = 32;
@@ -31,11 +31,11 @@ struct Report {
     errors: u64,
     /// The same by code.
     error_codes: BTreeMap<&'static str, u64>,
-    /// What cryptography alone reaches on this machine, all holders' work counted.
-    limit_per_second: f64,
-    limit_method: &'static str,
-    /// `signatures_per_second` by `limit_per_second`.
-    ratio: f64,
+    /// What the frost crate reaches.
+    #[serde(flatten)]
+    limit: Limit,
+    /// What arithmetic leaves room for, in its fastest form.
+    arithmetic: Limit,
     key: String,
     clients: u32,
     /// As measured.
@@ -46,6 +46,21 @@ struct Report {
     signatures: u64,
     cores: usize,
     release: &'static str,
+}
+
+/// What this machine reaches without a cluster, everybody's work counted.
+#[derive(Debug, Serialize)]
+struct Limit {
+    limit_per_second: f64,
+    limit_method: &'static str,
+    /// `signatures_per_second` by `limit_per_second`.
+    ratio: f64,
+}
+
+impl Limit {
+    fn new(limit_method: &'static str, per_second: f64, rate: f64) -> Self {
+        Self { limit_per_second: rounded(per_second), limit_method, ratio: rounded(rate / per_second) }
+    }
 }
 
 /// What one client did.
@@ -65,12 +80,10 @@ pub(crate) async fn run(context: &Context, args: Sign) -> Done {
     };
     let (t, n) = (u16::try_from(core.threshold.get()), u16::try_from(core.roster.len()));
     let (Ok(t), Ok(n)) = (t, n) else { return fail(ErrorCode::Internal, "a roster is larger than it can be") };
-    context.out.note(&format!("measuring the limit ({}, {t} of {n}, {} cores)", limit::METHOD, cores()));
-    let limit = match tokio::task::spawn_blocking(move || limit::per_second(t, n)).await {
-        Ok(Ok(limit)) => limit,
-        Ok(Err(error)) => return fail(ErrorCode::Internal, format!("the limit cannot be measured: {error}")),
-        Err(error) => return fail(ErrorCode::Internal, format!("the limit cannot be measured: {error}")),
-    };
+    let methods = (limit::METHOD, arithmetic::METHOD);
+    context.out.note(&format!("measuring the limits ({}, {}; {t} of {n}, {} cores)", methods.0, methods.1, cores()));
+    let limit = measured(move || limit::per_second(t, n).map_err(|error| error.to_string())).await?;
+    let arithmetic = measured(move || arithmetic::per_second(t, n).map_err(|error| error.to_string())).await?;
     context.out.note(&format!("signing with {} clients for {} s", args.clients, args.seconds));
     let (tally, seconds) = load(&client, &args).await?;
     if let (0, Some(error)) = (tally.signatures, tally.last_error) {
@@ -85,9 +98,8 @@ pub(crate) async fn run(context: &Context, args: Sign) -> Done {
         max_ms: times.max_ms(),
         errors: tally.errors.values().sum(),
         error_codes: tally.errors,
-        limit_per_second: rounded(limit),
-        limit_method: limit::METHOD,
-        ratio: rounded(rate / limit),
+        limit: Limit::new(limit::METHOD, limit, rate),
+        arithmetic: Limit::new(arithmetic::METHOD, arithmetic, rate),
         key: args.key.to_string(),
         clients: args.clients,
         seconds: rounded(seconds),
@@ -99,6 +111,15 @@ pub(crate) async fn run(context: &Context, args: Sign) -> Done {
         release: env!("CARGO_PKG_VERSION"),
     };
     print(context, &report)
+}
+
+async fn measured(limit: impl FnOnce() -> Result<f64, String> + Send + 'static) -> Done<f64> {
+    let why = match tokio::task::spawn_blocking(limit).await {
+        Ok(Ok(limit)) => return Ok(limit),
+        Ok(Err(error)) => error,
+        Err(error) => error.to_string(),
+    };
+    fail(ErrorCode::Internal, format!("the limit cannot be measured: {why}"))
 }
 
 /// Runs all clients; each begins at another node, over the same connections.
@@ -161,12 +182,15 @@ fn print(context: &Context, report: &Report) -> Done {
     let Report { signatures_per_second, p50_ms, p99_ms, max_ms, errors, .. } = report;
     out.line(&format!("{signatures_per_second:.0} signatures per second with {} clients", report.clients))?;
     out.line(&format!("p50 {p50_ms:.2} ms, p99 {p99_ms:.2} ms, max {max_ms:.2} ms, {errors} errors"))?;
-    let (limit, percent) = (report.limit_per_second, report.ratio * 100.0);
     let n = report.holders.len();
-    out.line(&format!(
-        "limit of this machine {limit:.0} ({}, {} of {n}, {} cores): {percent:.0} % of it",
-        report.limit_method, report.threshold, report.cores
-    ))?;
+    for Limit { limit_per_second, limit_method, ratio } in [&report.limit, &report.arithmetic] {
+        out.line(&format!(
+            "limit of this machine {limit_per_second:.0} ({limit_method}, {} of {n}, {} cores): {:.0} % of it",
+            report.threshold,
+            report.cores,
+            ratio * 100.0
+        ))?;
+    }
     for (code, count) in &report.error_codes {
         out.line(&format!("  {count} times {code}"))?;
     }

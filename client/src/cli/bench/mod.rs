@@ -1,5 +1,6 @@
 //! `symbolon bench`: what the cluster does, beside what the machine could do.
 
+mod arithmetic;
 mod figures;
 mod keygen;
 mod limit;

@@ -11,6 +11,7 @@ use symbolon_protocol::genesis::{Genesis, Member, MemberRole};
 use symbolon_protocol::id::{Name, NodeId};
 use symbolon_protocol::identity::Identity;
 use symbolon_protocol::limits;
+use symbolon_protocol::sign::arithmetic::Backend;
 use symbolon_protocol::table::{Pair, StoreFault, Tables};
 use zeroize::Zeroizing;
 
@@ -186,6 +187,7 @@ pub(crate) async fn voter(number: u16) -> Voter {
         vault: Box::new(NoVault),
         timing: Timing::default(),
         usage_bytes: 1 << 20,
+        backend: Backend::default(),
         state_version: symbolon_protocol::state::records::STATE_VERSION,
     };
     let voter = Voter::start(parts).await.unwrap();

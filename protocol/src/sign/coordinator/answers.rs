@@ -4,7 +4,7 @@ use super::Plan;
 use crate::blame::{Blame, Evidence};
 use crate::error::Refusal;
 use crate::id::NodeId;
-use crate::sign::frost::{self, DecodedPairs, DecodedShares};
+use crate::sign::batch::{self, DecodedPairs, DecodedShares};
 use crate::sign::{CheckedSigners, Commitments, Round1, Shares, misbehaved, misfit};
 use crate::wire::Bytes;
 
@@ -43,7 +43,7 @@ impl Plan {
         if !self.members.get(&from).is_some_and(|key| commitments.verifies(key, cluster, &self.digest)) {
             return Err(misbehaved(from, "did not sign the commitments that it sent").into());
         }
-        frost::decode_pairs(from, &commitments.pairs).map_err(|refusal| {
+        batch::decode_pairs(from, &commitments.pairs).map_err(|refusal| {
             let evidence = Evidence::BadCommitment { request: self.digest, commitments: commitments.clone() };
             Misdeed { refusal, blame: Some(Box::new(Blame { accused: from, evidence })) }
         })
@@ -63,7 +63,7 @@ impl Plan {
         if shares.shares.len() != signers.round1.messages.len() {
             return Err(self.accuse(from, signers, shares, 0, NOT_ONE_EACH));
         }
-        let decoded = frost::decode_shares(&shares.shares);
+        let decoded = batch::decode_shares(&shares.shares);
         decoded.map_err(|at| self.accuse(from, signers, shares, at, NO_SCALAR))
     }
 
@@ -75,7 +75,7 @@ impl Plan {
         shares: &Shares,
         decoded: DecodedShares,
     ) -> Result<DecodedShares, Misdeed> {
-        match frost::first_bad(&self.group, &signers.packages, from, &decoded) {
+        match batch::first_bad(&signers.packages, from, &decoded) {
             None => Ok(decoded),
             Some(at) => Err(self.wrong(from, signers, shares, at)),
         }
