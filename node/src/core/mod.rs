@@ -38,6 +38,7 @@ pub mod start;
 pub mod types;
 pub mod usage;
 pub mod vitals;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -51,6 +52,7 @@ use symbolon_protocol::genesis::{Genesis, MemberRole};
 use symbolon_protocol::id::{BootId, ClusterId, Digest, KeyId, KeyVersion, NodeId};
 use symbolon_protocol::identity::{Identity, PublicKey};
 use symbolon_protocol::membership::Followed;
+use symbolon_protocol::outcome::Outcome;
 use symbolon_protocol::sign::holder::Holder;
 use symbolon_protocol::state::view::OperationPhase;
 use symbolon_protocol::table::StoreFault;
@@ -158,6 +160,8 @@ pub(crate) struct Inner<C: NodeTypes, T, S: Store, E> {
     pub(crate) standings: Mutex<Standings>,
     /// Generation of the state.
     pub(crate) generation: Arc<AtomicU64>,
+    /// What refused requests are told.
+    pub(crate) words: Mutex<words::Words>,
     pub(crate) usage: UsageLog<S>,
     /// The freshness lease.
     pub(crate) keeper: lease::Keeper,
@@ -241,6 +245,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
             keys: Mutex::new(BTreeMap::new()),
             standings: Mutex::new(BTreeMap::new()),
             generation,
+            words: Mutex::default(),
             usage,
             keeper,
             barriers: barrier::Barriers::default(),
@@ -379,11 +384,14 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
     async fn follow_events(self, mut happened: mpsc::UnboundedReceiver<Event>) {
         while let Some(event) = happened.recv().await {
             match event {
-                Event::Applied { index, outcome, placed, .. } => {
+                Event::Applied { index, outcome, placed, recorded, .. } => {
                     // Before anybody hears of the index.
                     placed.into_iter().for_each(|placed| self.remember_placed(placed));
+                    if let (Outcome::Refused(refusal), Some(request)) = (&outcome, recorded) {
+                        lock(&self.0.words).note(request, refusal);
+                    }
                     self.note_applied(index, &outcome);
-                    self.lease_applied(index, Some(&outcome));
+                    self.lease_applied(index, Some((&outcome, recorded)));
                 }
                 Event::Installed { index } => {
                     tracing::info!(index, "a checkpoint was taken in place of a log that is gone");
