@@ -49,7 +49,7 @@ use openraft::{Config, Raft, SnapshotPolicy};
 use symbolon_protocol::contribute::Standing;
 use symbolon_protocol::error::{ErrorCode, Refusal};
 use symbolon_protocol::genesis::{Genesis, MemberRole};
-use symbolon_protocol::id::{BootId, ClusterId, Digest, KeyId, KeyVersion, NodeId};
+use symbolon_protocol::id::{BootId, ClusterId, Digest, KeyId, KeyVersion, NodeId, OperationId};
 use symbolon_protocol::identity::{Identity, PublicKey};
 use symbolon_protocol::membership::Followed;
 use symbolon_protocol::outcome::Outcome;
@@ -139,7 +139,7 @@ pub(crate) struct Inner<C: NodeTypes, T, S: Store, E> {
     /// What peers said of themselves, and when.
     pub(crate) heard: Mutex<BTreeMap<NodeId, Heard<C>>>,
     /// Attempts that run here, by ceremony digest.
-    pub(crate) ceremonies: Mutex<BTreeMap<Digest, mpsc::Sender<Said>>>,
+    pub(crate) ceremonies: Mutex<BTreeMap<Digest, (OperationId, mpsc::Sender<Said>)>>,
     /// Messages of attempts that this node has not heard of yet.
     pub(crate) early: Mutex<VecDeque<Said>>,
     /// Redistributions that run here.
@@ -160,6 +160,9 @@ pub(crate) struct Inner<C: NodeTypes, T, S: Store, E> {
     pub(crate) standings: Mutex<Standings>,
     /// Generation of the state.
     pub(crate) generation: Arc<AtomicU64>,
+    /// The operation that was looked at last, to take part in it, and by the leader, to end it: the next ones come next.
+    pub(crate) joined: Mutex<Option<OperationId>>,
+    pub(crate) expired: Mutex<Option<OperationId>>,
     /// What refused requests are told.
     pub(crate) words: Mutex<words::Words>,
     pub(crate) usage: UsageLog<S>,
@@ -245,6 +248,8 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
             keys: Mutex::new(BTreeMap::new()),
             standings: Mutex::new(BTreeMap::new()),
             generation,
+            joined: Mutex::default(),
+            expired: Mutex::default(),
             words: Mutex::default(),
             usage,
             keeper,

@@ -31,7 +31,7 @@ use crate::table::{Overlay, StoreFault, Tables, read};
 use crate::wire::decode;
 
 pub use keys::next_destruction;
-pub use operations::running_operations;
+pub use operations::{next_operations, running_operations};
 use records::{ClientRecord, ClusterRecord, RequestRecord, VersionRecord};
 pub use redistributions::{ACTIVATED, due_refreshes};
 pub(crate) use rights::{check_right, key_of};

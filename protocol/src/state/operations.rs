@@ -271,7 +271,26 @@ fn replace(running: &mut OperationRecord, culprits: &[NodeId]) -> bool {
     true
 }
 
-/// Operations that run, for the reconciler.
+/// Operations that run, in a circle: those behind the one that was looked at last, then from the beginning. Each gets its turn
+/// however many there are.
+///
+/// # Errors
+/// [`crate::table::StoreFault`] when the store cannot be read.
+pub fn next_operations(
+    tables: &impl Tables,
+    after: Option<&OperationId>,
+    limit: usize,
+) -> Result<Vec<OperationRecord>, crate::table::StoreFault> {
+    let after = after.map(schema::operation).unwrap_or_default();
+    let mut page = tables.scan(schema::OPERATIONS, &after, limit)?;
+    if page.len() < limit && !after.is_empty() {
+        let first = tables.scan(schema::OPERATIONS, b"", limit - page.len())?;
+        page.extend(first.into_iter().take_while(|(key, _)| *key <= after));
+    }
+    page.iter().map(|(_, value)| Ok(crate::wire::decode(value)?)).collect()
+}
+
+/// Operations that run, by id.
 ///
 /// # Errors
 /// [`crate::table::StoreFault`] when the store cannot be read.
