@@ -52,7 +52,7 @@ pub use client::{Client, Config, Report};
 pub use error::Error;
 pub use keys::{Created, KeyChange, KeyPage, NewKey};
 pub use members::MembershipChange;
-pub use registry::{ClientPage, Examination, NodeExplanation};
+pub use registry::{ClientPage, Examination, NodeExplanation, Upgrade};
 pub use roster::PlanOptions;
 pub use shares::{NewShares, OperationPage, ShareMove};
 pub use signing::SignOutcome;

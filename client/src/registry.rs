@@ -1,9 +1,10 @@
-//! Clients, the cluster's status and what nodes say about a request.
+//! Clients, the cluster's status, its upgrades, and what nodes say about a request.
 
 use symbolon_protocol::error::{ErrorCode, Refusal};
 use symbolon_protocol::fresh::LeaseView;
 use symbolon_protocol::id::{Name, RequestId};
 use symbolon_protocol::identity::PublicKey;
+use symbolon_protocol::outcome::Outcome;
 use symbolon_protocol::request::{Action, Grant, VersionSelector};
 use symbolon_protocol::state::records::ClientRecord;
 use symbolon_protocol::state::view::{DoctorView, ExplainView, StatusView};
@@ -47,7 +48,37 @@ pub struct Examination {
     pub result: Result<DoctorView, Error>,
 }
 
+/// An upgrade of the rules by which the cluster goes.
+#[derive(Debug, Clone)]
+pub struct Upgrade {
+    /// The state version that the cluster has.
+    pub state_version: u32,
+    /// Whether it had another one before this request.
+    pub changed: bool,
+    /// The request.
+    pub request_id: RequestId,
+}
+
 impl Client {
+    /// Raises the state version by one, for good, once every member has said that it knows the next one. A version that the
+    /// cluster has already changes nothing.
+    ///
+    /// # Errors
+    /// `version_unknown` whose detail `lacking` names the members that do not know it, `wrong_state` for any other version than
+    /// the next, and what the table has for ordered requests.
+    pub async fn upgrade_cluster(&self, to: u32) -> Result<Upgrade, Error> {
+        let prepared = self.prepare(Action::UpgradeCluster { to }, None, VersionSelector::All, Vec::new())?;
+        let request_id = prepared.id;
+        match self.order(prepared, None, None).await?.outcome {
+            Outcome::Upgraded { to } => Ok(Upgrade { state_version: to, changed: true, request_id }),
+            Outcome::Noted => Ok(Upgrade { state_version: to, changed: false, request_id }),
+            other => {
+                let message = format!("an upgrade was asked for, the outcome is {other:?}");
+                Err(Error::new(ErrorCode::Internal, message).of_request(request_id))
+            }
+        }
+    }
+
     /// The cluster as the asked node sees it. Nothing in it is proved.
     ///
     /// # Errors

@@ -10,6 +10,7 @@
 use std::time::{Duration, Instant};
 
 use symbolon_protocol::error::{Detail, ErrorCode, Refusal};
+use symbolon_protocol::state::LACKING;
 
 use crate::trust::is_incomplete;
 
@@ -40,6 +41,8 @@ fn class(refusal: &Refusal) -> Class {
     match refusal.code {
         ErrorCode::BadCertificate if is_incomplete(refusal) => Class::Patience,
         ErrorCode::Unreachable => Class::Patience,
+        // The cluster's answer to an upgrade, not a node's to this program.
+        ErrorCode::VersionUnknown if refusal.details.contains_key(LACKING) => Class::Opinion,
         ErrorCode::NoQuorum
         | ErrorCode::NotFresh
         | ErrorCode::EpochChanged

@@ -14,6 +14,7 @@ use symbolon_protocol::lifecycle::{Event, Verdict, decide};
 use symbolon_protocol::limits;
 use symbolon_protocol::outcome::Outcome;
 use symbolon_protocol::request::{Action, KeyPolicy, RosterPlan, VersionSelector};
+use symbolon_protocol::state::ACTIVATED;
 use symbolon_protocol::state::records::AttemptRecord;
 use symbolon_protocol::state::view::{OperationView, VersionView};
 use symbolon_rpc::{convert, v1};
@@ -80,7 +81,8 @@ enum Look {
 }
 
 impl Client {
-    /// Gives the roster of a version new shares; without a version of the active one. Members that are `absent` take no part;
+    /// Gives the roster of a version new shares; without a version of the active one. Waits until the last change of its shares
+    /// is activated. Members that are `absent` take no part;
     /// without a list these are the members of the roster that the cluster's status says cannot be reached.
     ///
     /// # Errors
@@ -290,9 +292,17 @@ impl Client {
     ) -> Result<ShareMove, Error> {
         let (key_id, name) = (Trust::certified_id(key)?, key.view.name.clone());
         let meant = selector(version, VersionSelector::Active);
-        let prepared = self.prepare(action, Some(key_id), meant, Vec::new())?;
-        let request_id = prepared.id;
-        let ordered = self.order(prepared, Some(key_id), None).await.map_err(|error| self.with_names(error))?;
+        let started = Instant::now();
+        let (request_id, ordered) = loop {
+            let left = self.deadline().saturating_sub(started.elapsed());
+            let prepared = self.prepare(action.clone(), Some(key_id), meant, Vec::new())?;
+            let request_id = prepared.id;
+            match self.with_deadline(left).order(prepared, Some(key_id), None).await {
+                Ok(ordered) => break (request_id, ordered),
+                Err(error) if is_not_activated(&error) && left > LONGEST_LOOK => tokio::time::sleep(LONGEST_LOOK).await,
+                Err(error) => return Err(self.with_names(error)),
+            }
+        };
         let Outcome::Redistributing { version: number, epoch, .. } = ordered.outcome else {
             let message = format!("new shares were asked for, the outcome is {:?}", ordered.outcome);
             return Err(Error::new(ErrorCode::Internal, message).of_request(request_id));
@@ -311,6 +321,11 @@ impl Client {
         }
         error
     }
+}
+
+/// Whether the holders of the last change have yet to say ACTIVATED, which they do within moments: refused for nothing else.
+fn is_not_activated(error: &Error) -> bool {
+    error.code() == ErrorCode::OperationRunning && error.details().contains_key(ACTIVATED)
 }
 
 fn no_version(name: &Name, version: KeyVersion) -> Error {

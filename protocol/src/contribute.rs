@@ -151,7 +151,8 @@ impl Standing {
         Ok(&self.core)
     }
 
-    /// Decides, alone, whether a share of this node may leave for a request: the one door in front of every share.
+    /// Decides, alone, whether a share of this node may leave for a request: the one door in front of every share. `fresh` is
+    /// asked last, when all else is decided: so nothing lies between the age of the evidence and the permit.
     ///
     /// # Errors
     /// The refusal, naming the first rule that is broken.
@@ -159,18 +160,18 @@ impl Standing {
         &self,
         node: NodeId,
         clocks: Clocks,
-        fresh: &Fresh,
         request: &VerifiedRequest,
+        fresh: impl FnOnce() -> Result<Fresh, Refusal>,
     ) -> Result<Permit, Refusal> {
-        let Fresh { .. } = fresh;
         clocks.check_behind()?;
         let core = self.allows(clocks, request)?;
-        if core.holders.contains(&node) {
-            return Ok(Permit { request: request.digest(), core: Arc::clone(core) });
+        if !core.holders.contains(&node) {
+            // Whoever knows these shares does not ask this node.
+            let message = format!("node {node} holds no share of key `{}`", core.name);
+            return Err(Refusal::new(ErrorCode::EpochChanged, message));
         }
-        // Whoever knows these shares does not ask this node.
-        let message = format!("node {node} holds no share of key `{}`", core.name);
-        Err(Refusal::new(ErrorCode::EpochChanged, message))
+        let Fresh { .. } = fresh()?;
+        Ok(Permit { request: request.digest(), core: Arc::clone(core) })
     }
 }
 
@@ -182,9 +183,9 @@ pub fn may_contribute<T: Tables>(
     tables: &T,
     node: NodeId,
     now_ms: u64,
-    fresh: &Fresh,
     request: &VerifiedRequest,
+    fresh: impl FnOnce() -> Result<Fresh, Refusal>,
 ) -> Result<Result<Permit, Refusal>, StoreFault> {
     let clocks = Clocks { now_ms, state_ms: records::cluster(tables)?.time_ms };
-    Ok(Standing::of(tables, request)?.and_then(|standing| standing.may_contribute(node, clocks, fresh, request)))
+    Ok(Standing::of(tables, request)?.and_then(|standing| standing.may_contribute(node, clocks, request, fresh)))
 }

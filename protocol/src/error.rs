@@ -25,6 +25,8 @@ pub struct Row {
     pub code: ErrorCode,
     /// Its name on the wire and in JSON.
     pub name: &'static str,
+    /// What went wrong, where nobody says more.
+    pub words: &'static str,
     /// Whose fault.
     pub fault: Fault,
     /// The gRPC status code (number of google.rpc.Code).
@@ -38,14 +40,14 @@ pub struct Row {
 }
 
 macro_rules! error_table {
-    ($($(#[$doc:meta])* $variant:ident = $tag:literal, $name:literal, $fault:ident, $grpc:literal, $exit:literal, $retry:literal, $hint:literal;)*) => {
+    ($($(#[doc = $doc:literal])* $variant:ident = $tag:literal, $name:literal, $fault:ident, $grpc:literal, $exit:literal, $retry:literal, $hint:literal;)*) => {
         /// What went wrong. `symbolon help errors` prints the whole table.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-        pub enum ErrorCode { $($(#[$doc])* $variant,)* }
+        pub enum ErrorCode { $($(#[doc = $doc])* $variant,)* }
 
         /// Every row, in the order of the codes.
         pub const TABLE: &[Row] = &[$(Row {
-            code: ErrorCode::$variant, name: $name, fault: Fault::$fault, grpc: $grpc, exit: $exit, retryable: $retry, hint: $hint,
+            code: ErrorCode::$variant, name: $name, words: concat!($($doc),*), fault: Fault::$fault, grpc: $grpc, exit: $exit, retryable: $retry, hint: $hint,
         },)*];
 
         impl ErrorCode {
@@ -53,7 +55,7 @@ macro_rules! error_table {
             #[must_use]
             pub const fn row(self) -> Row {
                 match self { $(Self::$variant => Row {
-                    code: Self::$variant, name: $name, fault: Fault::$fault, grpc: $grpc, exit: $exit, retryable: $retry, hint: $hint,
+                    code: Self::$variant, name: $name, words: concat!($($doc),*), fault: Fault::$fault, grpc: $grpc, exit: $exit, retryable: $retry, hint: $hint,
                 },)* }
             }
         }
@@ -170,6 +172,16 @@ pub enum Detail {
 }
 crate::wire_enum!(Detail { 1 => Text(text), 2 => Number(number), 3 => List(list) });
 
+impl fmt::Display for Detail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => f.write_str(text),
+            Self::Number(number) => number.fmt(f),
+            Self::List(list) => f.write_str(&list.join(", ")),
+        }
+    }
+}
+
 /// An error as it travels: in outcomes, replies and logs. Never holds a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
@@ -187,6 +199,16 @@ impl Refusal {
     #[must_use]
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), details: BTreeMap::new() }
+    }
+    /// The same with words: those of the table and the details, when it has none of its own.
+    #[must_use]
+    pub fn in_words(mut self) -> Self {
+        if self.message.is_empty() {
+            let mut said = vec![self.code.row().words.trim().trim_end_matches('.').to_owned()];
+            said.extend(self.details.iter().map(|(name, detail)| format!("{name}: {detail}")));
+            self.message = said.join("; ");
+        }
+        self
     }
     /// Adds a detail.
     #[must_use]
@@ -225,6 +247,19 @@ mod tests {
             assert_eq!(ErrorCode::from_name(row.name), Some(row.code));
             assert_eq!(decode::<ErrorCode>(&encode(&row.code)), Ok(row.code));
             assert!(!row.hint.is_empty() && (1..=6).contains(&row.exit), "{}", row.name);
+        }
+    }
+
+    #[test]
+    fn a_refusal_without_words_is_put_in_those_of_the_table() {
+        let bare = Refusal::new(ErrorCode::VersionUnknown, "")
+            .with("lacking", Detail::List(vec!["a".to_owned(), "b".to_owned()]))
+            .with("to", Detail::Number(2));
+        let said = "The nodes of this cluster do not know this version; lacking: a, b; to: 2";
+        assert_eq!(bare.in_words().message, said);
+        assert_eq!(Refusal::new(ErrorCode::NotFound, "no key").in_words().message, "no key");
+        for row in TABLE {
+            assert!(row.words.trim().ends_with('.'), "{}", row.name);
         }
     }
 

@@ -145,8 +145,8 @@ pub const fn decide(state: KeyState, event: Event) -> Verdict {
         (S::Active, Event::Sign) => Verdict::To(S::Active),
         // A suspended key's old signatures are still good; a revoked one's only for a verifier that says it knows.
         (S::Active | S::Suspended | S::Rotated | S::Expired, Event::Verify) => Verdict::To(state),
-        // Other versions never use their shares again.
-        (S::Active | S::Suspended, Event::Redistribute) => Verdict::To(state),
+        // Those that only verify too: a machine that has shares of one may be taken out all the same.
+        (S::Active | S::Suspended | S::Rotated | S::Expired, Event::Redistribute) => Verdict::To(state),
         _ => Verdict::No,
     }
 }
@@ -161,8 +161,8 @@ mod tests {
         ("pending", "active failed . . . . failed . . . . . ."),
         ("active", ". . rotated suspended . expired revoked . . . = = ="),
         ("suspended", ". . rotated . active expired revoked . . . . = ="),
-        ("rotated", ". . . . . expired revoked . . . . = ."),
-        ("expired", ". . . . . . revoked destroying . . . = ."),
+        ("rotated", ". . . . . expired revoked . . . . = ="),
+        ("expired", ". . . . . . revoked destroying . . . = ="),
         ("revoked", ". . . . . . = destroying . . . . ."),
         ("destroying", ". . . . . . . . < destroyed . . ."),
         ("destroyed", ". . . . . . . . . . . . ."),

@@ -117,9 +117,18 @@ impl Outcome {
     pub fn activated(core: &CertificateCore) -> Self {
         Self::Activated { key: core.key, version: core.version, core: core.digest() }
     }
+    /// The same without what a refusal says in words: what is stored and hashed. Two releases may say it differently and have
+    /// one history all the same; code and details belong to the state version.
+    #[must_use]
+    pub fn without_words(&self) -> Self {
+        match self {
+            Self::Refused(refusal) => Self::Refused(Refusal { message: String::new(), ..refusal.clone() }),
+            other => other.clone(),
+        }
+    }
     /// Its hash, as the history holds it.
     #[must_use]
     pub fn digest(&self) -> Digest {
-        tagged_hash("symbolon/outcome/v1", &encode(self))
+        tagged_hash("symbolon/outcome/v1", &encode(&self.without_words()))
     }
 }

@@ -307,6 +307,12 @@ impl SignedRequest {
         }
     }
 
+    /// The tag of the action in the body, whether or not this release knows it.
+    pub(crate) fn action_tag(&self) -> Option<u8> {
+        // Format version, cluster, client, request id, not before, expiry.
+        self.body.0.get(1 + 32 + 32 + 16 + 8 + 8).copied()
+    }
+
     /// The one door: encoding, limits, cluster, what this version supports, signature.
     ///
     /// # Errors

@@ -120,8 +120,6 @@ pub mod private {
         ACTIVATED_VOTES = b'a', activated_vote(key_id: &KeyId => key_id.as_bytes(), version: KeyVersion => version.get().to_be_bytes(), epoch: Epoch => epoch.get().to_be_bytes());
         /// Intent to erase a share record.
         ERASE_INTENTS = b'e', erase_intent(record: &Digest => record.as_bytes());
-        /// Signed heads of a checkpoint, by index.
-        CHECKPOINTS = b'h', checkpoint(index: u64 => index.to_be_bytes());
         /// The start certificate.
         START = b'S', start();
         /// Proof that a voter signed two histories, by voter.

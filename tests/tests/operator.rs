@@ -109,6 +109,45 @@ fn doctor_names_what_is_wrong() {
     wait_until("every node to find nothing wrong again", PATIENCE, || cli.call(&["doctor"]).code == 0);
 }
 
+#[test]
+fn an_upgrade_names_who_does_not_know_the_next_rules() {
+    let cluster = Cluster::start(3);
+    let cli = cluster.cli();
+    let is_at = |version: u64| assert_eq!(cli.json(&["status"])["state_version"], version);
+    is_at(1);
+    // Asked before every member has said what it knows, it names those that have not, and after that the same ones.
+    for wait in [None, Some("1s")] {
+        let command = ["cluster", "upgrade", "--to", "2"];
+        let waiting = wait.map(|time| ["--wait", time]);
+        let arguments: Vec<&str> = command.into_iter().chain(waiting.into_iter().flatten()).collect();
+        let (exit, code) = if wait.is_some() { (4, "deadline_exceeded") } else { (4, "version_unknown") };
+        let refused = cli.refused(exit, code, &arguments);
+        let told = refused.error();
+        let message = told["message"].as_str().unwrap();
+        for node in ["node1", "node2", "node3"] {
+            assert!(message.contains(node) && message.contains("state version 2"), "{refused}");
+        }
+        if wait.is_none() {
+            assert_eq!(told["details"]["lacking"], serde_json::json!(["node1", "node2", "node3"]), "{refused}");
+            assert!(told["hint"].as_str().unwrap().contains("one node at a time"), "{refused}");
+        }
+    }
+    cli.refused(5, "wrong_state", &["cluster", "upgrade", "--to", "3"]);
+    cli.refused(2, "invalid_argument", &["cluster", "upgrade", "--to", "0"]);
+
+    let there = cli.json(&["cluster", "upgrade", "--to", "1"]);
+    assert_eq!((&there["state_version"], &there["changed"]), (&Value::from(1), &Value::from(false)), "{there}");
+    assert_eq!(cli.ok(&["cluster", "upgrade", "--to", "1"]).text(), "the cluster is at state version 1 already");
+    is_at(1);
+
+    let (manager, _) = cluster.new_client("manager", "key-admin", "*");
+    let refused = eventually("every node to know the client", PATIENCE, || {
+        let output = manager.call(&["cluster", "upgrade", "--to", "1", "-o", "json"]);
+        (output.error_code() != "unknown_client").then_some(output)
+    });
+    assert_eq!(refused.exits(3).error_code(), "permission_denied");
+}
+
 /// Only who may see everything.
 fn who_may_ask(cluster: &Cluster) {
     for (client, role, keys, allowed) in [

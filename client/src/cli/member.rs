@@ -262,17 +262,21 @@ fn old_node(view: &MembersView, name: &Name) -> Done<NodeId> {
 }
 
 /// How long a command goes on.
-struct Limit {
+pub(super) struct Limit {
     begun: Instant,
     wait: Duration,
 }
 
 impl Limit {
     fn of(wait: Option<Duration>) -> Self {
-        Self { begun: Instant::now(), wait: wait.unwrap_or(WAIT) }
+        Self::new(wait.unwrap_or(WAIT))
+    }
+    /// From here on for so long.
+    pub(super) fn new(wait: Duration) -> Self {
+        Self { begun: Instant::now(), wait }
     }
     /// Waits a moment for something.
-    async fn pause(&self, what: &str) -> Done {
+    pub(super) async fn pause(&self, what: &str) -> Done {
         if self.begun.elapsed() >= self.wait {
             let error = Error::new(ErrorCode::DeadlineExceeded, format!("waited too long for {what}"));
             return Err(error.with_hint("run the same command again to go on").into());

@@ -3,6 +3,7 @@
 mod bench;
 mod change;
 mod clients;
+mod cluster;
 mod context;
 mod docs;
 mod doctor;
@@ -94,6 +95,9 @@ enum Command {
     /// Add, remove, replace and list the nodes of the cluster
     #[command(subcommand)]
     Member(member::Command),
+    /// Change the rules by which the whole cluster goes
+    #[command(subcommand)]
+    Cluster(cluster::Command),
     /// Show nodes, leader and keys as a node sees them
     Status,
     /// Have every node examine itself; exit 0 when nothing failed, 4 otherwise
@@ -191,6 +195,7 @@ fn run(context: &Context, command: Command) -> Done {
         Command::Identity(command) => identity::run(context, command),
         Command::Client(command) => block_on(clients::run(context, command)),
         Command::Member(command) => block_on(member::run(context, command)),
+        Command::Cluster(command) => block_on(cluster::run(context, command)),
         Command::Status => block_on(status::run(context)),
         Command::Doctor => block_on(doctor::run(context)),
         Command::Key(command) => block_on(keys::run(context, command)),

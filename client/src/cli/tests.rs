@@ -31,6 +31,8 @@ fn the_shapes_that_scripts_rely_on() {
         "member replace node3 node5.enrolment --id 5 --lost --ticket node5.ticket",
         "member move node1 --peer a:1 --client a:2",
         "member move 1 --client a:2",
+        "cluster upgrade --to 2 -o json",
+        "cluster upgrade --to 2 --wait 30m",
         "status -o json",
         "doctor",
         "doctor --endpoints a:1,b:2 -o json",

@@ -11,7 +11,8 @@ use openraft::type_config::TypeConfigExt as _;
 use symbolon_protocol::error::Refusal;
 use symbolon_protocol::fresh::{Barrier, Enforced, Placed, Progress, Question, Report, SignedPosition, Subject};
 use symbolon_protocol::history;
-use symbolon_protocol::id::{Digest, KeyId, KeyVersion, NodeId};
+use symbolon_protocol::id::{Digest, KeyId, KeyVersion, NodeId, RequestId};
+use symbolon_protocol::identity::PublicKey;
 use symbolon_protocol::lifecycle::KeyState;
 use symbolon_protocol::limits;
 use symbolon_protocol::outcome::Outcome;
@@ -87,7 +88,8 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         let mut withdrawn = lock(&self.0.keeper.withdrawn);
         withdrawn.note(&verified, subject);
         // It may have been applied here already.
-        withdrawn.settle(&tables, self.now_ms()).map_err(|e| self.fail(&e))?;
+        let noted = |client: &PublicKey, id: &RequestId| (*client, *id) == (body.client, body.request_id);
+        withdrawn.settle(&tables, self.now_ms(), noted).map_err(|e| self.fail(&e))?;
         Ok(true)
     }
 

@@ -52,7 +52,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         if message.from != from {
             return;
         }
-        let inbox = lock(&self.0.ceremonies).get(&message.ceremony).cloned();
+        let inbox = lock(&self.0.ceremonies).get(&message.ceremony).map(|(_, inbox)| inbox.clone());
         match inbox {
             // A full inbox loses messages, as a network does.
             Some(inbox) => drop(inbox.try_send(Said { from, message })),
@@ -84,7 +84,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         for said in mine {
             let _ = inbox.try_send(said);
         }
-        running.insert(digest, inbox);
+        running.insert(digest, (ceremony.operation, inbox));
         let core = self.clone();
         let _task = C::spawn(async move {
             if let Err(refusal) = core.run_ceremony(ceremony, heard).await {

@@ -136,6 +136,19 @@ impl<S: Store> Checkpoints<S> {
         Ok(decode(&bytes)?)
     }
 
+    /// The cluster's record in a checkpoint, as a table of its own.
+    pub(crate) fn cluster_row(&self, shelf: Shelf, index: u64, chunks: u64) -> Result<Rows, StoreFault> {
+        let mut rows = Rows::new();
+        for number in 0..chunks {
+            let found = self.chunk(shelf, index, number)?.into_iter().find(|(key, _)| key.0 == schema::cluster());
+            if let Some((key, value)) = found {
+                rows.insert(key.0, value.0);
+                break;
+            }
+        }
+        Ok(rows)
+    }
+
     /// Forgets everything that was coming in.
     pub(crate) fn clear_incoming(&self) -> Result<(), StoreFault> {
         let from = [CHUNK, b"b"].concat();

@@ -14,7 +14,7 @@ use symbolon_protocol::fresh::{
     Equivocation, Evidence, Lease, LeaseView, Notice, Position, Question, SignedPosition, Withdrawals,
 };
 use symbolon_protocol::genesis::MemberRole;
-use symbolon_protocol::id::{ClusterId, NodeId};
+use symbolon_protocol::id::{ClusterId, NodeId, RequestId};
 use symbolon_protocol::identity::PublicKey;
 use symbolon_protocol::limits;
 use symbolon_protocol::outcome::Outcome;
@@ -27,6 +27,7 @@ use symbolon_protocol::wire::{decode, encode};
 use tokio::sync::{Notify, watch};
 
 use super::raft_log::RaftLog;
+use super::raft_state::RequestName;
 use super::types::{NodeTypes, Surroundings, Transport};
 use super::{Core, lock};
 use crate::store::{Batch, Column, Store};
@@ -225,15 +226,19 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
     }
 
     /// An entry was applied here, or a checkpoint in the place of many.
-    pub(crate) fn lease_applied(&self, index: u64, outcome: Option<&Outcome>) {
+    pub(crate) fn lease_applied(&self, index: u64, entry: Option<(&Outcome, Option<RequestName>)>) {
         self.look_ready();
         let tables = self.tables();
         self.with_lease(|lease, now| Ok(((), lease.applied(now, Some(index), &tables)?)));
         let settled = {
             let mut withdrawn = lock(&self.0.keeper.withdrawn);
-            if withdrawn.is_empty() { Ok(false) } else { withdrawn.settle(&tables, self.now_ms()) }
+            let may_be_there = |client: &PublicKey, id: &RequestId| match entry {
+                Some((_, recorded)) => recorded == Some((*client, *id)),
+                None => true,
+            };
+            if withdrawn.is_empty() { Ok(false) } else { withdrawn.settle(&tables, self.now_ms(), may_be_there) }
         };
-        let measured = match outcome {
+        let measured = match entry.map(|(outcome, _)| outcome) {
             Some(Outcome::Activated { key, .. } | Outcome::PolicyChanged { key }) => {
                 self.key_record(key).and_then(|record| record.map_or(Ok(()), |key| self.measure_key(&key)))
             }

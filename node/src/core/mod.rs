@@ -38,6 +38,7 @@ pub mod start;
 pub mod types;
 pub mod usage;
 pub mod vitals;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -48,10 +49,11 @@ use openraft::{Config, Raft, SnapshotPolicy};
 use symbolon_protocol::contribute::Standing;
 use symbolon_protocol::error::{ErrorCode, Refusal};
 use symbolon_protocol::genesis::{Genesis, MemberRole};
-use symbolon_protocol::id::{BootId, ClusterId, Digest, KeyId, KeyVersion, NodeId};
+use symbolon_protocol::id::{BootId, ClusterId, Digest, KeyId, KeyVersion, NodeId, OperationId};
 use symbolon_protocol::identity::{Identity, PublicKey};
 use symbolon_protocol::membership::Followed;
 use symbolon_protocol::sign::arithmetic::Backend;
+use symbolon_protocol::outcome::Outcome;
 use symbolon_protocol::sign::holder::Holder;
 use symbolon_protocol::state::view::OperationPhase;
 use symbolon_protocol::table::StoreFault;
@@ -140,7 +142,7 @@ pub(crate) struct Inner<C: NodeTypes, T, S: Store, E> {
     /// What peers said of themselves, and when.
     pub(crate) heard: Mutex<BTreeMap<NodeId, Heard<C>>>,
     /// Attempts that run here, by ceremony digest.
-    pub(crate) ceremonies: Mutex<BTreeMap<Digest, mpsc::Sender<Said>>>,
+    pub(crate) ceremonies: Mutex<BTreeMap<Digest, (OperationId, mpsc::Sender<Said>)>>,
     /// Messages of attempts that this node has not heard of yet.
     pub(crate) early: Mutex<VecDeque<Said>>,
     /// Redistributions that run here.
@@ -163,6 +165,11 @@ pub(crate) struct Inner<C: NodeTypes, T, S: Store, E> {
     pub(crate) standings: Mutex<Standings>,
     /// Generation of the state.
     pub(crate) generation: Arc<AtomicU64>,
+    /// The operation that was looked at last, to take part in it, and by the leader, to end it: the next ones come next.
+    pub(crate) joined: Mutex<Option<OperationId>>,
+    pub(crate) expired: Mutex<Option<OperationId>>,
+    /// What refused requests are told.
+    pub(crate) words: Mutex<words::Words>,
     pub(crate) usage: UsageLog<S>,
     /// The freshness lease.
     pub(crate) keeper: lease::Keeper,
@@ -247,6 +254,9 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
             keys: Mutex::new(BTreeMap::new()),
             standings: Mutex::new(BTreeMap::new()),
             generation,
+            joined: Mutex::default(),
+            expired: Mutex::default(),
+            words: Mutex::default(),
             usage,
             keeper,
             barriers: barrier::Barriers::default(),
@@ -385,11 +395,14 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
     async fn follow_events(self, mut happened: mpsc::UnboundedReceiver<Event>) {
         while let Some(event) = happened.recv().await {
             match event {
-                Event::Applied { index, outcome, placed, .. } => {
+                Event::Applied { index, outcome, placed, recorded, .. } => {
                     // Before anybody hears of the index.
                     placed.into_iter().for_each(|placed| self.remember_placed(placed));
+                    if let (Outcome::Refused(refusal), Some(request)) = (&outcome, recorded) {
+                        lock(&self.0.words).note(request, refusal);
+                    }
                     self.note_applied(index, &outcome);
-                    self.lease_applied(index, Some(&outcome));
+                    self.lease_applied(index, Some((&outcome, recorded)));
                 }
                 Event::Installed { index } => {
                     tracing::info!(index, "a checkpoint was taken in place of a log that is gone");

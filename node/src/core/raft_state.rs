@@ -13,11 +13,13 @@ use symbolon_protocol::entry::LogEntry;
 use symbolon_protocol::fresh::Placed;
 use symbolon_protocol::genesis::Genesis;
 use symbolon_protocol::history::Head;
-use symbolon_protocol::id::{ClusterId, Digest, NodeId};
+use symbolon_protocol::id::{ClusterId, Digest, NodeId, RequestId};
+use symbolon_protocol::identity::PublicKey;
 use symbolon_protocol::outcome::Outcome;
+use symbolon_protocol::schema::replicated as schema;
 use symbolon_protocol::state::{self, records};
-use symbolon_protocol::table::{Overlay, StoreFault};
-use symbolon_protocol::wire::encode;
+use symbolon_protocol::table::{OrderedWrites, Overlay, StoreFault, Tables};
+use symbolon_protocol::wire::{Reader, Wire as _, encode};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::checkpoint::{Checkpoint, Checkpoints, Shelf};
@@ -26,6 +28,9 @@ use super::types::{NodeTypes, OutcomeBytes, RaftEntry, RaftLogId, RaftMembership
 use crate::store::{Batch, Change, Column, StateTables, Store};
 
 const APPLIED: &[u8] = b"a";
+
+/// A request, by its client and its id.
+pub type RequestName = (PublicKey, RequestId);
 
 /// What the core is told after an entry.
 #[derive(Debug, Clone)]
@@ -40,6 +45,8 @@ pub enum Event {
         root: Digest,
         /// For a request that takes a right away: what its place in the history is shown with.
         placed: Option<Placed>,
+        /// The request whose outcome was recorded.
+        recorded: Option<RequestName>,
     },
     /// A checkpoint is due: Raft is to be asked for a snapshot.
     CheckpointDue,
@@ -85,7 +92,7 @@ impl<S: Store> StateMachine<S> {
     /// Opens the tables; writes those of genesis into a new store.
     ///
     /// # Errors
-    /// When the store fails or holds damaged records.
+    /// When the store fails or holds damaged records, and when its rules are not known here: the message says what to install.
     pub fn open(
         store: S,
         genesis: Arc<Genesis>,
@@ -107,6 +114,7 @@ impl<S: Store> StateMachine<S> {
             }
         };
         let (cluster, due) = (genesis.cluster_id(), Arc::new(Mutex::new(None)));
+        check_rules(&StateTables(store.clone()), known)?;
         Ok(Self { store, genesis, cluster, events, applied, membership, due, generation, known })
     }
 
@@ -117,19 +125,6 @@ impl<S: Store> StateMachine<S> {
 
     fn position(&self) -> io::Result<Change> {
         Ok(Change::Put(Column::Raft, APPLIED.to_vec(), pack(&(self.applied, self.membership.clone()))?))
-    }
-
-    /// By rules that this program does not know it applies nothing: it would have another state than its peers.
-    fn check_rules(&self, tables: &StateTables<S>) -> io::Result<()> {
-        let version = records::cluster(tables).map_err(io_fault)?.state_version;
-        if version <= self.known {
-            return Ok(());
-        }
-        let message = format!(
-            "the cluster is at state version {version}, and this release knows {} at most: install a newer release",
-            self.known
-        );
-        Err(io::Error::new(io::ErrorKind::Unsupported, message))
     }
 
     /// Applies one entry: tables and position in one batch.
@@ -147,7 +142,7 @@ impl<S: Store> StateMachine<S> {
             }
         };
         let tables = StateTables(self.store.clone());
-        self.check_rules(&tables)?;
+        check_rules(&tables, self.known)?;
         let mut overlay = Overlay::new(&tables);
         let applied = state::apply(&mut overlay, &self.genesis, index, log_entry).map_err(io_fault)?;
         self.applied = Some(entry.log_id);
@@ -157,13 +152,14 @@ impl<S: Store> StateMachine<S> {
             EntryPayload::Normal(bytes) => Placed::of(&self.cluster, index, &bytes.0, &applied.outcome, &writes),
             EntryPayload::Blank | EntryPayload::Membership(_) => None,
         };
+        let recorded = recorded(&writes);
         batch.state(writes);
         batch.0.push(self.position()?);
         self.generation.fetch_add(1, Ordering::AcqRel);
         let written = self.store.write(batch).map_err(io_fault);
         self.generation.fetch_add(1, Ordering::AcqRel);
         written?;
-        self.tell(Event::Applied { index, outcome: applied.outcome.clone(), root: applied.root, placed });
+        self.tell(Event::Applied { index, outcome: applied.outcome.clone(), root: applied.root, placed, recorded });
         if index > 0 && index.is_multiple_of(self.genesis.checkpoint_entries) {
             let due = Due {
                 view: self.store.view(),
@@ -181,6 +177,25 @@ impl<S: Store> StateMachine<S> {
         // Nobody listens while the node stops.
         let _ = self.events.send(event);
     }
+}
+
+/// By rules that this program does not know nothing is applied: it would have another state than its peers.
+fn check_rules(tables: &impl Tables, known: u32) -> io::Result<()> {
+    let version = records::cluster(tables).map_err(io_fault)?.state_version;
+    if version <= known {
+        return Ok(());
+    }
+    let message = format!(
+        "the cluster is at state version {version}, and this release knows {known} at most: install a newer release"
+    );
+    Err(io::Error::new(io::ErrorKind::Unsupported, message))
+}
+
+/// The request whose outcome is among the writes of an entry: one at most.
+fn recorded(writes: &OrderedWrites) -> Option<RequestName> {
+    let (key, _) = writes.iter().find(|(key, value)| value.is_some() && key.starts_with(schema::REQUESTS))?;
+    let mut fields = Reader::new(key.get(schema::REQUESTS.len()..)?);
+    Some((PublicKey::take(&mut fields).ok()?, RequestId::take(&mut fields).ok()?))
 }
 
 /// Who votes by a membership of Raft that is no joint configuration.
@@ -222,11 +237,12 @@ impl<C: NodeTypes, S: Store> RaftStateMachine<C> for StateMachine<S> {
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMetaOf<C>, snapshot: SnapshotHandle) -> io::Result<()> {
-        self.applied = meta.last_log_id;
-        self.membership = meta.last_membership.clone();
         let SnapshotHandle { shelf, checkpoint } = snapshot;
         let index = checkpoint.last_log_id.index;
         let checkpoints = Checkpoints::new(self.store.clone());
+        check_rules(&checkpoints.cluster_row(shelf, index, checkpoint.chunks).map_err(io_fault)?, self.known)?;
+        self.applied = meta.last_log_id;
+        self.membership = meta.last_membership.clone();
         if shelf == Shelf::Incoming {
             for number in 0..checkpoint.chunks {
                 let chunk = checkpoints.chunk(shelf, index, number).map_err(io_fault)?;

@@ -1,6 +1,6 @@
 //! Making this node's own part of the replicated state true; after any crash it simply looks again.
 
-use std::collections::BTreeSet;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use openraft::async_runtime::Instant as _;
@@ -9,15 +9,15 @@ use symbolon_protocol::certificate::KeyCertificate;
 use symbolon_protocol::entry::{Erasure, Payload, Support, Witness};
 use symbolon_protocol::error::Refusal;
 use symbolon_protocol::generate::activated_vote;
-use symbolon_protocol::id::{Digest, KeyId, KeyVersion, NodeId};
+use symbolon_protocol::id::{Digest, KeyId, KeyVersion, NodeId, OperationId};
 use symbolon_protocol::identity::{Domain, Signature};
 use symbolon_protocol::limits;
 use symbolon_protocol::outcome::Outcome;
 use symbolon_protocol::peer::{WorkAnswer, WorkCall};
 use symbolon_protocol::schema::{private, replicated};
-use symbolon_protocol::state::records::{self, KeyRecord, VersionRecord};
+use symbolon_protocol::state::records::{self, KeyRecord, OperationRecord, VersionRecord};
 use symbolon_protocol::state::{
-    OwedErasure, SupportRecord, next_destruction, owed_erasures, owes_witness, running_operations, support_of,
+    OwedErasure, SupportRecord, next_destruction, next_operations, owed_erasures, owes_witness, support_of,
 };
 use symbolon_protocol::table::{StoreFault, Tables, read};
 use symbolon_protocol::wire::{decode, encode};
@@ -28,7 +28,7 @@ use super::vitals::{Heard, clock_difference};
 use super::{Core, lock};
 use crate::store::{Column, Store, commit};
 
-/// Operations, destructions and witnesses that are looked at in one round.
+/// Operations, destructions and witnesses that are looked at in one round, and attempts in which this node takes part at a time.
 const BATCH: usize = 256;
 /// Between two questions to a peer how it is.
 const PEER_ROUND: Duration = Duration::from_millis(400);
@@ -116,16 +116,56 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
 
     /// Takes part in attempts that run, and ends its part in those that are over.
     fn join_operations(&self) -> Result<(), Refusal> {
-        let operations = running_operations(&self.tables(), BATCH).map_err(|e| self.fail(&e))?;
-        self.join_moves(&operations);
-        let generations = operations.into_iter().filter(|o| o.moved.is_none()).map(|o| o.ceremony);
-        let mine: Vec<_> = generations.filter(|c| c.roster.contains(&self.0.me)).collect();
-        let running: BTreeSet<Digest> = mine.iter().map(symbolon_protocol::generate::Ceremony::digest).collect();
-        lock(&self.0.ceremonies).retain(|digest, _| running.contains(digest));
-        lock(&self.0.progress).retain(|digest, _| running.contains(digest));
-        for ceremony in mine {
-            self.join_ceremony(ceremony);
+        self.leave_operations().map_err(|e| self.fail(&e))?;
+        for operation in self.next_operations(&self.0.joined)? {
+            // The one that finds no place is the first to be looked at when there is one.
+            if self.parts() >= BATCH {
+                break;
+            }
+            *lock(&self.0.joined) = Some(operation.ceremony.operation);
+            let ceremony = operation.ceremony;
+            match operation.moved {
+                Some(_) if self.has_part_in_move(&ceremony) => self.join_move(&ceremony),
+                None if ceremony.roster.contains(&self.0.me) => self.join_ceremony(ceremony),
+                Some(_) | None => {}
+            }
         }
+        Ok(())
+    }
+
+    /// In how many attempts this node takes part now.
+    fn parts(&self) -> usize {
+        let generations = lock(&self.0.ceremonies).len();
+        generations + lock(&self.0.moves).len()
+    }
+
+    /// What runs, behind what was looked at before.
+    fn next_operations(&self, after: &Mutex<Option<OperationId>>) -> Result<Vec<OperationRecord>, Refusal> {
+        let after = *lock(after);
+        next_operations(&self.tables(), after.as_ref(), BATCH).map_err(|e| self.fail(&e))
+    }
+
+    /// Ends this node's part in attempts that are over.
+    fn leave_operations(&self) -> Result<(), StoreFault> {
+        let tables = self.tables();
+        let runs = |operation: &OperationId, attempt: &Digest| -> Result<bool, StoreFault> {
+            let record: Option<OperationRecord> = read(&tables, &replicated::operation(operation))?;
+            Ok(record.is_some_and(|record| record.ceremony.digest() == *attempt))
+        };
+        let generations: Vec<_> = lock(&self.0.ceremonies).iter().map(|(d, (o, _))| (*o, *d)).collect();
+        for (operation, attempt) in generations {
+            if !runs(&operation, &attempt)? {
+                lock(&self.0.ceremonies).remove(&attempt);
+                lock(&self.0.progress).remove(&attempt);
+            }
+        }
+        let moves: Vec<_> = lock(&self.0.moves).iter().map(|(o, (d, _))| (*o, *d)).collect();
+        for (operation, attempt) in moves {
+            if !runs(&operation, &attempt)? {
+                lock(&self.0.moves).remove(&operation);
+            }
+        }
+        self.forget_early_subshares();
         Ok(())
     }
 
@@ -258,7 +298,8 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         let tables = self.tables();
         let cluster = records::cluster(&tables).map_err(|e| self.fail(&e))?;
         let now = self.now_ms();
-        for operation in running_operations(&tables, BATCH).map_err(|e| self.fail(&e))? {
+        for operation in self.next_operations(&self.0.expired)? {
+            *lock(&self.0.expired) = Some(operation.ceremony.operation);
             if now > operation.deadline_ms {
                 let (operation, epoch) = (operation.ceremony.operation, operation.ceremony.epoch);
                 let _ = self.order(&Payload::Expire { operation, epoch }).await;

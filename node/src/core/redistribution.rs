@@ -1,7 +1,7 @@
 //! One attempt of a redistribution on this node: a task that owns the machine, tells it what the log says, and does what it
 //! asks for. What starts redistributions by itself stands at the end: needs of this node, and schedules.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use openraft::async_runtime::Instant as _;
@@ -90,25 +90,20 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         }
     }
 
-    /// Takes part in redistributions that run, and ends its part in those that are over.
-    pub(crate) fn join_moves(&self, operations: &[OperationRecord]) {
-        let concerns = |ceremony: &Ceremony| {
-            let deals = ceremony.base.as_ref().is_some_and(|base| base.dealers.contains(&self.0.me));
-            deals || ceremony.holders.contains(&self.0.me)
-        };
-        let mine: Vec<&OperationRecord> =
-            operations.iter().filter(|o| o.moved.is_some() && concerns(&o.ceremony)).collect();
-        let running: BTreeSet<Digest> = mine.iter().map(|o| o.ceremony.digest()).collect();
-        lock(&self.0.moves).retain(|_, (digest, _)| running.contains(digest));
-        // A subshare must not outlive its attempt: with others of its polynomial it would give an old share away.
-        let oldest = self.now_ms().saturating_sub(limits::REDISTRIBUTE_ATTEMPT_MS);
-        lock(&self.0.early_subshares).retain(|early| early.at_ms >= oldest);
-        for operation in mine {
-            self.join_move(&operation.ceremony);
-        }
+    /// Whether this node deals or holds in an attempt.
+    pub(crate) fn has_part_in_move(&self, ceremony: &Ceremony) -> bool {
+        let deals = ceremony.base.as_ref().is_some_and(|base| base.dealers.contains(&self.0.me));
+        deals || ceremony.holders.contains(&self.0.me)
     }
 
-    fn join_move(&self, ceremony: &Ceremony) {
+    /// A subshare must not outlive its attempt: with others of its polynomial it would give an old share away.
+    pub(crate) fn forget_early_subshares(&self) {
+        let oldest = self.now_ms().saturating_sub(limits::REDISTRIBUTE_ATTEMPT_MS);
+        lock(&self.0.early_subshares).retain(|early| early.at_ms >= oldest);
+    }
+
+    /// Starts this node's part in an attempt, unless it runs.
+    pub(crate) fn join_move(&self, ceremony: &Ceremony) {
         let digest = ceremony.digest();
         let mut moves = lock(&self.0.moves);
         if moves.contains_key(&ceremony.operation) {

@@ -26,6 +26,7 @@ use symbolon_protocol::usage::UsageRecord;
 use symbolon_protocol::wire::decode;
 
 use super::boots::PeerBoots;
+use super::raft_state::RequestName;
 use super::types::{NodeTypes, Surroundings, Transport};
 use super::{Core, lock};
 use crate::store::Store;
@@ -39,6 +40,10 @@ const CURRENT: Duration = Duration::from_millis(500);
 
 /// Between two questions to the leader on behalf of clients that this node does not know, milliseconds.
 const STRANGER_MS: u64 = 100;
+
+fn name_of(request: &VerifiedRequest) -> RequestName {
+    (request.body().client, request.body().request_id)
+}
 
 /// An answer to an ordered request.
 #[derive(Debug)]
@@ -104,7 +109,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         let (index, told) = self.propose(&payload, ORDER).await?;
         let outcome = self.own_outcome(&verified, told).await?;
         let key = match &outcome {
-            Outcome::Refused(refusal) => return Err(refusal.clone()),
+            Outcome::Refused(refusal) => return Err(lock(&self.0.words).of(&name_of(&verified), refusal)),
             Outcome::Generating { key, version } => Some(self.generated(*key, *version).await?),
             _ => None,
         };

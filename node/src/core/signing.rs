@@ -89,10 +89,11 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         let clocks = self.clocks()?;
         self.check_withdrawn(request.body())?;
         let staleness_ms = standing.staleness_ms();
-        match evidence.and_then(|evidence| evidence.fresh(self.boot_ms(), staleness_ms)) {
-            Some(fresh) => standing.may_contribute(self.0.me, clocks, &fresh, request),
-            None => Err(standing.allows(clocks, request).err().unwrap_or_else(|| self.not_fresh(staleness_ms))),
-        }
+        let fresh = || {
+            let fresh = evidence.and_then(|evidence| evidence.fresh(self.boot_ms(), staleness_ms));
+            fresh.ok_or_else(|| self.not_fresh(staleness_ms))
+        };
+        standing.may_contribute(self.0.me, clocks, request, fresh)
     }
 
     /// Round 1 as a holder.

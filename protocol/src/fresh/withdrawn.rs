@@ -91,15 +91,24 @@ impl Withdrawals {
         self.list.values().any(|one| now_ms < one.expires_ms && one.subject.concerns(body))
     }
 
-    /// Forgets what expired, and what the state holds by now, whatever became of it. Whether anything was forgotten.
+    /// Forgets what expired, and what the state holds by now, whatever became of it. Only requests that `may_be_there` are looked
+    /// up: after an entry the one that it recorded, not all of them. Whether anything was forgotten.
     ///
     /// # Errors
     /// [`StoreFault`] when the state cannot be read.
-    pub fn settle(&mut self, tables: &impl Tables, now_ms: u64) -> Result<bool, StoreFault> {
+    pub fn settle(
+        &mut self,
+        tables: &impl Tables,
+        now_ms: u64,
+        may_be_there: impl Fn(&PublicKey, &RequestId) -> bool,
+    ) -> Result<bool, StoreFault> {
         let mut done = Vec::new();
         for ((client, id), one) in &self.list {
-            let record: Option<RequestRecord> = read(tables, &schema::request(client, id))?;
-            if now_ms >= one.expires_ms || record.is_some_and(|record| record.digest == one.request) {
+            let settled = || -> Result<bool, StoreFault> {
+                let record: Option<RequestRecord> = read(tables, &schema::request(client, id))?;
+                Ok(record.is_some_and(|record| record.digest == one.request))
+            };
+            if now_ms >= one.expires_ms || (may_be_there(client, id) && settled()?) {
                 done.push((*client, *id));
             }
         }

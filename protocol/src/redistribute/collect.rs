@@ -29,6 +29,8 @@ pub(super) enum Subshare {
 pub(super) enum Sum {
     /// One is not here: this node lost its RAM after it acknowledged it, and the dealer sends it again.
     Missing,
+    /// The same, and the dealer was this node: nobody sends it again.
+    Lost,
     Share(ShareSecret),
     /// Not what the log expects; with good subshares only a bug can bring this about.
     Wrong,
@@ -131,6 +133,9 @@ impl Collect {
             Some(Subshare::Good(secret)) => Some((*dealer, secret)),
             Some(Subshare::Heard(..) | Subshare::Bad) | None => None,
         };
+        if chosen.dealers.contains(&attempt.me) && good(&attempt.me).is_none() {
+            return Sum::Lost;
+        }
         let subshares: Option<Vec<_>> = chosen.dealers.iter().map(good).collect();
         let Some(subshares) = subshares else { return Sum::Missing };
         let expected = chosen.core.verifying_share(attempt.me).filter(|_| attempt.ceremony.fits(&chosen.core));

@@ -2,7 +2,8 @@
 //!
 //! Four verbs, as in [`crate::generate::machine`]: [`Redistribute::start`] and [`Redistribute::handle`] answer with a [`Step`],
 //! [`Redistribute::resend`] repeats, [`Redistribute::waiting_for`] tells. Polynomials and subshares live in RAM only. A node that
-//! lost its RAM never deals again in the attempt, but goes on as a holder: what dealers send again adds up to the same share.
+//! lost its RAM never deals again in the attempt, but goes on as a holder: what dealers send again adds up to the same share. Only
+//! what it dealt to itself nobody sends again: when that is needed, it says that it restarted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -14,7 +15,9 @@ use super::collect::{Collect, Sum};
 use super::vote::commitments_digest;
 use super::{DealingVote, Dealings, SubshareMessage, bridge};
 use crate::certificate::CertificateCore;
-use crate::generate::{Ceremony, OwnVotes, Participation, ShareSecret, Vote, VoteRefused, sign_ready};
+use crate::generate::{
+    Ceremony, FaultKind, FaultReport, OwnVotes, Participation, ShareSecret, Vote, VoteRefused, sign_ready,
+};
 use crate::id::{Digest, NodeId};
 use crate::identity::{Identity, PublicKey};
 use crate::step::Step;
@@ -98,7 +101,7 @@ pub enum Effect {
         /// The share.
         secret: ShareSecret,
     },
-    /// Have READY ordered through the log.
+    /// Have READY ordered through the log, or that this node restarted.
     Propose(Vote),
 }
 
@@ -155,8 +158,8 @@ pub enum Phase {
     Staging,
     /// Has voted READY; waits for the log.
     Voted,
-    /// Has nothing more to say: it only dealt and the dealing set is fixed; or its disk gave back another share, which ends the
-    /// attempt for everybody when its time is over.
+    /// Has nothing more to say: it only dealt and the dealing set is fixed; or it has said that it restarted; or its disk gave
+    /// back another share, which ends the attempt for everybody when its time is over.
     Ended,
 }
 
@@ -194,6 +197,10 @@ enum Holder {
     Stage(CertificateCore),
     Voted {
         core: Digest,
+        vote: Vote,
+    },
+    /// It acknowledged its own dealing, lost it with its RAM, and that dealing was chosen: it has said so.
+    Lost {
         vote: Vote,
     },
 }
@@ -268,6 +275,7 @@ impl Redistribute {
             },
             Holder::Stage(_) => (Phase::Staging, BTreeSet::from([attempt.me])),
             Holder::Voted { .. } => (Phase::Voted, BTreeSet::new()),
+            Holder::Lost { .. } => (Phase::Ended, BTreeSet::new()),
             Holder::Silent if attempt.log.result.is_none() => (Phase::Choice, attempt.owing()),
             Holder::Silent => (Phase::Ended, BTreeSet::new()),
         }
@@ -332,6 +340,11 @@ impl Redistribute {
             }
             Some(chosen) => match collect.share(&attempt, chosen) {
                 Sum::Missing => (Holder::Collect(collect), None),
+                Sum::Lost => {
+                    let report = FaultReport::new(FaultKind::Restarted, []);
+                    let vote = Vote::fault(&attempt.ceremony, attempt.me, report, identity);
+                    (Holder::Lost { vote: vote.clone() }, Some(Effect::Propose(vote)))
+                }
                 Sum::Share(secret) => {
                     let core = chosen.core.clone();
                     (Holder::Stage(core.clone()), Some(Effect::Stage { core, secret }))
@@ -443,7 +456,7 @@ impl Dealer {
 impl Holder {
     fn repeats(&self, attempt: &Attempt) -> Option<Effect> {
         match self {
-            Self::Voted { vote, .. } => Some(Effect::Propose(vote.clone())),
+            Self::Voted { vote, .. } | Self::Lost { vote } => Some(Effect::Propose(vote.clone())),
             Self::Collect(collect) => collect.unheard(attempt).map(|word| Effect::Deal(word.clone())),
             Self::Silent | Self::Stage(_) => None,
         }

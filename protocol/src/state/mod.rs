@@ -11,6 +11,7 @@ mod operations;
 pub mod records;
 mod redistributions;
 mod rights;
+mod rules;
 mod share_records;
 mod shares;
 mod upgrade;
@@ -30,13 +31,13 @@ use crate::table::{Overlay, StoreFault, Tables, read};
 use crate::wire::decode;
 
 pub use keys::next_destruction;
-pub use operations::running_operations;
+pub use operations::{next_operations, running_operations};
 use records::{ClientRecord, ClusterRecord, RequestRecord, VersionRecord};
-pub use redistributions::due_refreshes;
+pub use redistributions::{ACTIVATED, due_refreshes};
 pub(crate) use rights::{check_right, key_of};
 pub use rights::{decide_right, may_read_key, may_read_usage};
 pub use shares::{OwedErasure, owed_erasures, owes_witness};
-pub use upgrade::{SupportRecord, support_of};
+pub use upgrade::{LACKING, SupportRecord, support_of};
 
 /// Why an entry changed nothing: refused, or the store failed and the node must stop.
 #[derive(Debug)]
@@ -124,6 +125,9 @@ fn apply_normal<T: Tables>(
         Err(error) => return Ok(Outcome::Refused(error.into())),
     };
     let mut cluster = records::cluster(tables)?;
+    if !rules::knows_entry(cluster.state_version, bytes) {
+        return Ok(Outcome::Refused(rules::unknown()));
+    }
     cluster.time_ms = cluster.time_ms.max(entry.time_ms);
     let result = apply_payload(tables, genesis, &cluster, index, entry.payload);
     let outcome = match result {
@@ -200,6 +204,9 @@ fn apply_request<T: Tables>(
     index: u64,
     request: &SignedRequest,
 ) -> Result<Outcome, StoreFault> {
+    if !rules::knows_request(cluster.state_version, request) {
+        return Ok(Outcome::Refused(rules::unknown()));
+    }
     let verified = match request.verify(&cluster.cluster) {
         Ok(verified) => verified,
         Err(refusal) => return Ok(Outcome::Refused(refusal)),
@@ -230,7 +237,7 @@ fn apply_request<T: Tables>(
         members::begin_link(tables, *version, request);
     }
     let expires_ms = body.expires_ms;
-    let record = RequestRecord { digest: verified.digest(), expires_ms, outcome: outcome.clone() };
+    let record = RequestRecord { digest: verified.digest(), expires_ms, outcome: outcome.without_words() };
     if cluster.time_ms < expires_ms {
         tables.put(record_key, &record);
         tables.put(schema::request_expiry(expires_ms, &body.client, &body.request_id), &true);

@@ -71,8 +71,8 @@ pub(crate) fn vote<T: Tables>(
             redistributions::take_ready(tables, cluster, running, node, core, ready)
         }
         Vote::Ready { node, core, ready } => take_ready(tables, cluster, running, node, core, ready),
-        Vote::Fault { .. } if running.moved.is_some() => {
-            refuse(ErrorCode::WrongState, "a redistribution ends by its votes and its time, not by a report")
+        Vote::Fault { node, report, .. } if running.moved.is_some() => {
+            redistributions::restarted(tables, cluster, running, node, &report)
         }
         Vote::Fault { node, report, .. } => end_attempt(tables, cluster, running, Some(node), report),
     }
@@ -161,7 +161,8 @@ pub(crate) fn commit<T: Tables>(
     if event == Event::Generated {
         keys::activate(tables, cluster, &ceremony.key, ceremony.version)?;
     }
-    let every = keys::key_of_id(tables, &ceremony.key)?.policy.refresh_every_ms;
+    let signs = matches!(version.state_at(cluster.time_ms), KeyState::Active | KeyState::Suspended);
+    let every = keys::key_of_id(tables, &ceremony.key)?.policy.refresh_every_ms.filter(|_| signs);
     let due = every.map(|every| cluster.time_ms.saturating_add(every));
     shares::schedule(tables, &ceremony.key, &mut version, due);
     tables.put(schema::version(&ceremony.key, ceremony.version), &version);
@@ -215,7 +216,7 @@ pub(crate) fn expire<T: Tables>(
         return refuse(ErrorCode::WrongState, "the time of this attempt is not over");
     }
     if running.moved.is_some() {
-        return redistributions::end_attempt(tables, cluster, running);
+        return redistributions::end_attempt(tables, cluster, running, None);
     }
     // Who is silent can only be told when somebody got as far as a vote.
     let silent = running.ceremony.roster.iter().filter(|node| !running.ready.contains_key(node));
@@ -270,7 +271,26 @@ fn replace(running: &mut OperationRecord, culprits: &[NodeId]) -> bool {
     true
 }
 
-/// Operations that run, for the reconciler.
+/// Operations that run, in a circle: those behind the one that was looked at last, then from the beginning. Each gets its turn
+/// however many there are.
+///
+/// # Errors
+/// [`crate::table::StoreFault`] when the store cannot be read.
+pub fn next_operations(
+    tables: &impl Tables,
+    after: Option<&OperationId>,
+    limit: usize,
+) -> Result<Vec<OperationRecord>, crate::table::StoreFault> {
+    let after = after.map(schema::operation).unwrap_or_default();
+    let mut page = tables.scan(schema::OPERATIONS, &after, limit)?;
+    if page.len() < limit && !after.is_empty() {
+        let first = tables.scan(schema::OPERATIONS, b"", limit - page.len())?;
+        page.extend(first.into_iter().take_while(|(key, _)| *key <= after));
+    }
+    page.iter().map(|(_, value)| Ok(crate::wire::decode(value)?)).collect()
+}
+
+/// Operations that run, by id.
 ///
 /// # Errors
 /// [`crate::table::StoreFault`] when the store cannot be read.

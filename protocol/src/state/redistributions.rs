@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use crate::certificate::{CertificateCore, Ready};
 use crate::entry::Need;
 use crate::error::{Detail, ErrorCode, Refusal};
-use crate::generate::{Base, Ceremony, FaultKind};
+use crate::generate::{Base, Ceremony, FaultKind, FaultReport};
 use crate::genesis::Member;
 use crate::id::{KeyId, KeyVersion, NodeId, Threshold};
 use crate::identity::Domain;
-use crate::lifecycle::{Event, Verdict, decide};
+use crate::lifecycle::{Event, KeyState, Verdict, decide};
 use crate::limits;
 use crate::outcome::Outcome;
 use crate::redistribute::{DealingVote, Dealings};
@@ -19,6 +19,9 @@ use crate::table::{Overlay, StoreFault, Tables, read};
 
 use super::records::{self, ClusterRecord, KeyRecord, Moved, OperationRecord, ReadyRecord, Trigger, VersionRecord};
 use super::{Stop, key_of, keys, operation_id, operations, refuse, shares};
+
+/// The detail of a refusal that passes by itself: how many holders have activated the epoch that signs, too few as yet.
+pub const ACTIVATED: &str = "activated";
 
 /// Who is to hold shares, and why. Only a client that may manage the key says who is absent: a node could push others out by it.
 struct Wish<'a> {
@@ -63,7 +66,7 @@ pub(crate) fn scheduled<T: Tables>(
     if version.refresh_ms.is_none_or(|due| due > cluster.time_ms) {
         return refuse(ErrorCode::WrongState, "this refresh is not due");
     }
-    if decide(version.state_at(cluster.time_ms), Event::Redistribute) == Verdict::No {
+    if !matches!(version.state_at(cluster.time_ms), KeyState::Active | KeyState::Suspended) {
         shares::schedule(tables, id, &mut version, None);
         tables.put(schema::version(id, number), &version);
         return Ok(Outcome::Noted);
@@ -138,7 +141,11 @@ fn begin<T: Tables>(
     let base = certificate.core.clone();
     // From an epoch that too few have activated nothing may begin: it may be all that is left.
     if certificate.activated.len() < base.threshold.get() {
-        return refuse(ErrorCode::OperationRunning, format!("the last change of key `{name}` is not activated yet"));
+        let message = format!("the last change of key `{name}` is not activated yet");
+        let activated = u64::try_from(certificate.activated.len()).unwrap_or(u64::MAX);
+        return Err(Refusal::new(ErrorCode::OperationRunning, message)
+            .with(ACTIVATED, Detail::Number(activated))
+            .into());
     }
     let Some(epoch) = version.epoch.next() else {
         return refuse(ErrorCode::WrongState, "the epochs of this version are used up");
@@ -261,21 +268,48 @@ pub(crate) fn take_ready<T: Tables>(
     Ok(Outcome::Advanced { operation: running.ceremony.operation })
 }
 
-/// The time of an attempt is over. The next one leaves out who kept the others waiting, as far as enough remain.
+/// Takes a holder's word that it restarted: only of one that acknowledged what it dealt itself, which was chosen. It cannot vote
+/// READY, and nobody else can help it. The next attempt leaves it out as a dealer, if it can be spared: so it can say so once.
+pub(crate) fn restarted<T: Tables>(
+    tables: &mut Overlay<'_, T>,
+    cluster: &ClusterRecord,
+    running: OperationRecord,
+    node: NodeId,
+    report: &FaultReport,
+) -> Result<Outcome, Stop> {
+    let chosen = running.moved.as_ref().and_then(|moved| moved.dealings.result.as_ref());
+    let deals = chosen.is_some_and(|chosen| chosen.dealers.contains(&node));
+    let said = report.kind == FaultKind::Restarted && report.culprits.is_empty();
+    if !said || !deals || running.ready.contains_key(&node) {
+        let message = "a redistribution ends by its votes, its time, or a holder that lost what it dealt to itself";
+        return refuse(ErrorCode::WrongState, message);
+    }
+    end_attempt(tables, cluster, running, Some(node))
+}
+
+/// The time of an attempt is over, or a holder restarted in it. The next one leaves out who kept the others waiting, as far as
+/// enough remain.
 pub(crate) fn end_attempt<T: Tables>(
     tables: &mut Overlay<'_, T>,
     cluster: &ClusterRecord,
     mut running: OperationRecord,
+    restarted: Option<NodeId>,
 ) -> Result<Outcome, Stop> {
     let over = running.ceremony.clone();
     let mut version = operations::version_of(tables, &over)?;
-    let culprits = leave_out(&mut running);
-    let fault = Some(FaultKind::Unresponsive);
+    let (fault, culprits) = match restarted {
+        None => (FaultKind::Unresponsive, leave_out(&mut running)),
+        Some(node) => {
+            let least = running.moved.as_ref().map_or(0, |moved| moved.base.threshold.get());
+            running.ceremony.base.iter_mut().for_each(|base| spare(&mut base.dealers, &[node], least));
+            (FaultKind::Restarted, Vec::new())
+        }
+    };
     version.remember(operations::ended(
         cluster,
         &OperationRecord { ceremony: over.clone(), ..running.clone() },
-        fault,
-        None,
+        Some(fault),
+        restarted,
         culprits,
     ));
     if was_dealt(&running) {

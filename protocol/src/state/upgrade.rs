@@ -16,6 +16,9 @@ use crate::table::{Overlay, StoreFault, Tables, read};
 use super::records::{self, ClusterRecord};
 use super::{Stop, refuse};
 
+/// The detail that names who does not know the version that an upgrade asks for.
+pub const LACKING: &str = "lacking";
+
 /// What a member last said of the rules that it knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SupportRecord {
@@ -47,9 +50,12 @@ pub(crate) fn supports<T: Tables>(
     Ok(Outcome::Noted)
 }
 
-/// Goes over to higher rules from the next entry on.
+/// Goes over to higher rules from the next entry on. Asked for what is so already, it changes nothing.
 pub(crate) fn upgrade(tables: &impl Tables, cluster: &ClusterRecord, to: u32) -> Result<Outcome, Stop> {
     let now = cluster.state_version;
+    if to == now {
+        return Ok(Outcome::Noted);
+    }
     if to != now.saturating_add(1) {
         let message = format!("the cluster is at state version {now}: it goes to {} next", now.saturating_add(1));
         return refuse(ErrorCode::WrongState, message);
@@ -66,7 +72,7 @@ pub(crate) fn upgrade(tables: &impl Tables, cluster: &ClusterRecord, to: u32) ->
     }
     let message =
         format!("state version {to} is not known to {}: install a release that knows it there", lacking.join(", "));
-    Err(Refusal::new(ErrorCode::VersionUnknown, message).with("nodes", Detail::List(lacking)).into())
+    Err(Refusal::new(ErrorCode::VersionUnknown, message).with(LACKING, Detail::List(lacking)).into())
 }
 
 /// What a member last said, for its reconciler.

@@ -202,7 +202,7 @@ impl Node {
     fn permit(&mut self, env: &Env<'_>, request: &VerifiedRequest) -> Result<Permit, Stop> {
         let clocks = self.clocks(env)?;
         let standing = self.standing(request)?;
-        Ok(standing.may_contribute(self.me, clocks, &Fresh::for_simulation(), request)?)
+        Ok(standing.may_contribute(self.me, clocks, request, || Ok(Fresh::for_simulation()))?)
     }
 
     /// Round 1 as a holder.

@@ -1,6 +1,7 @@
-//! `identity` and `client`.
+//! `identity`, `client` and `cluster`.
 
 use serde::Serialize;
+use symbolon_client::Upgrade;
 use symbolon_protocol::state::records::ClientRecord;
 
 use super::super::parse::rfc3339;
@@ -27,6 +28,22 @@ pub(crate) struct ClientChanged {
 #[derive(Debug, Serialize)]
 pub(crate) struct Clients {
     pub(crate) clients: Vec<ClientEntry>,
+}
+
+/// `cluster upgrade`.
+#[derive(Debug, Serialize)]
+pub(crate) struct Upgraded {
+    state_version: u32,
+    /// Whether it was another one before.
+    changed: bool,
+    request_id: String,
+}
+
+impl From<&Upgrade> for Upgraded {
+    fn from(upgrade: &Upgrade) -> Self {
+        let (state_version, changed) = (upgrade.state_version, upgrade.changed);
+        Self { state_version, changed, request_id: upgrade.request_id.to_string() }
+    }
 }
 
 /// A client.

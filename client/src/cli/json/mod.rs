@@ -14,7 +14,7 @@ mod shares;
 mod signatures;
 mod status;
 
-pub(crate) use clients::{ClientChanged, Clients, Identity};
+pub(crate) use clients::{ClientChanged, Clients, Identity, Upgraded};
 pub(crate) use doctor::{Doctor, NodeExamined};
 pub(crate) use errors::{ErrorDocument, ErrorRow};
 pub(crate) use keys::{Changed, Enforcement, Exported, Key, Keys, Made, VersionState};

@@ -45,11 +45,17 @@ fn what_is_withdrawn_stays_so_until_the_state_knows_or_it_expires() {
     let record = |digest| RequestRecord { digest, expires_ms: 0, outcome: Outcome::Noted };
     let place = schema::request(&identity(100).public(), &RequestId::from_bytes([1; 16]));
     let mut tables = BTreeMap::from([(place.clone(), encode(&record(root(0, 0))))]);
-    assert!(!withdrawals.settle(&tables, NOW).unwrap() && withdrawals.hit(&sign, NOW));
+    assert!(!withdrawals.settle(&tables, NOW, |_, _| true).unwrap() && withdrawals.hit(&sign, NOW));
     tables.insert(place, encode(&record(suspend(1).digest())));
-    assert!(withdrawals.settle(&tables, NOW).unwrap() && withdrawals.is_empty());
+    assert!(withdrawals.settle(&tables, NOW, |_, _| true).unwrap() && withdrawals.is_empty());
+    // What cannot be there is not looked up.
     withdrawals.note(&suspend(2), Subject::Key(KEY));
-    assert!(withdrawals.settle(&BTreeMap::new(), NOW + 60_000).unwrap() && withdrawals.is_empty());
+    let unreadable =
+        BTreeMap::from([(schema::request(&identity(100).public(), &RequestId::from_bytes([2; 16])), vec![0xff])]);
+    assert!(withdrawals.settle(&unreadable, NOW, |_, _| true).is_err());
+    let other = RequestId::from_bytes([3; 16]);
+    assert!(!withdrawals.settle(&unreadable, NOW, |_, id| *id == other).unwrap() && withdrawals.hit(&sign, NOW));
+    assert!(withdrawals.settle(&BTreeMap::new(), NOW + 60_000, |_, _| false).unwrap() && withdrawals.is_empty());
 }
 
 #[test]

@@ -40,6 +40,8 @@ struct Net {
     seen: BTreeMap<NodeId, Dealings>,
     staged: BTreeMap<NodeId, (CertificateCore, ShareSecret)>,
     votes: BTreeMap<NodeId, Vote>,
+    /// Who said that it lost what it dealt to itself.
+    lost: BTreeSet<NodeId>,
     evil: BTreeMap<NodeId, Evil>,
     /// Everything that was ever formatted, and everything that must not be in it.
     shown: String,
@@ -58,6 +60,7 @@ impl Net {
             seen: BTreeMap::new(),
             staged: BTreeMap::new(),
             votes: BTreeMap::new(),
+            lost: BTreeSet::new(),
             evil: evil.iter().map(|(i, evil)| (node(*i), *evil)).collect(),
             shown: String::new(),
             secrets: Vec::new(),
@@ -101,6 +104,13 @@ impl Net {
                     self.input(i, Input::Staged(read));
                 }
                 Effect::Propose(_) if self.evil.get(&i) == Some(&Evil::NoReady) => {}
+                Effect::Propose(Vote::Fault { report, .. }) => {
+                    assert!(
+                        report.kind == crate::generate::FaultKind::Restarted && report.culprits.is_empty(),
+                        "{report:?}"
+                    );
+                    self.lost.insert(i);
+                }
                 Effect::Propose(vote) => assert_eq!(self.votes.insert(i, vote.clone()).unwrap_or(vote.clone()), vote),
             }
         }
@@ -384,10 +394,14 @@ fn restarts_in_the_middle() {
         ended.insert((before, done));
         // Three others still deal. But a node that acknowledged its own lost dealing cannot use it, if that was chosen.
         if done {
+            assert!(net.lost.is_empty(), "seed {seed}");
             net.check(seed);
         } else {
-            let lost = net.log.result.as_ref().unwrap().dealers.iter().any(|dealer| nodes(&[2, 5]).contains(dealer));
-            assert!(lost, "seed {seed}");
+            // It says so, and nobody else does.
+            let dealers = &net.log.result.as_ref().unwrap().dealers;
+            let lost: BTreeSet<NodeId> =
+                nodes(&[2, 5]).into_iter().filter(|i| dealers.contains(i) && !net.votes.contains_key(i)).collect();
+            assert!(!lost.is_empty() && net.lost == lost, "seed {seed}: {:?}", net.lost);
         }
     }
     assert_eq!(ended.len(), 4, "{ended:?}");

@@ -8,19 +8,20 @@ use rand_core::SeedableRng as _;
 
 use crate::certificate::{CertificateCore, Ready};
 use crate::entry::{Entry, LogEntry, Payload};
-use crate::error::ErrorCode;
-use crate::generate::{Ceremony, FaultKind, ShareSecret, Vote};
+use crate::error::{Detail, ErrorCode};
+use crate::generate::{Ceremony, FaultKind, FaultReport, ShareSecret, Vote};
 use crate::genesis::{Genesis, Member, MemberRole};
-use crate::id::{Digest, Epoch, KeyId, KeyVersion, Name, NodeId, RequestId, Threshold};
+use crate::id::{Digest, Epoch, KeyId, KeyVersion, Name, NodeId, OperationId, RequestId, Threshold};
 use crate::identity::{Domain, Identity};
 use crate::lifecycle::KeyState;
 use crate::limits;
 use crate::outcome::Outcome;
 use crate::pop::Pop;
+use crate::redistribute::Chosen;
 use crate::request::{Action, KeyPolicy, Purpose, RequestBody, RosterPlan, SignedRequest, Suite, VersionSelector};
 use crate::schema::replicated as schema;
 use crate::state::records::{self, ClusterRecord, KeyRecord, OperationRecord, VersionRecord};
-use crate::state::{apply, operation_id};
+use crate::state::{ACTIVATED, apply, next_operations, operation_id};
 use crate::table::{Overlay, read, write_to};
 use crate::wire::encode;
 
@@ -319,4 +320,143 @@ fn a_late_vote_of_an_ended_attempt_is_refused() {
     assert_eq!(bench.faults(), 1);
     let repeated = Payload::Generate(ready(&runs, 1, A));
     assert_eq!(bench.refusal(repeated), ErrorCode::WrongState, "after the commit");
+}
+
+/// However many run, each gets its turn: the window goes round.
+#[test]
+fn the_next_operations_go_round() {
+    let bench = Bench::new(3, 2, 0);
+    let mut tables = bench.tables.clone();
+    let record = bench.running().unwrap();
+    tables.remove(&schema::operation(&record.ceremony.operation));
+    let ids: Vec<OperationId> = (1..=7).map(|n| OperationId::from_bytes([n; 32])).collect();
+    for operation in &ids {
+        let ceremony = Ceremony { operation: *operation, ..record.ceremony.clone() };
+        tables.insert(schema::operation(operation), encode(&OperationRecord { ceremony, ..record.clone() }));
+    }
+    let look = |after: Option<&OperationId>, limit| -> Vec<OperationId> {
+        let found = next_operations(&tables, after, limit).unwrap();
+        found.into_iter().map(|record| record.ceremony.operation).collect()
+    };
+    let (mut after, mut seen) = (None, Vec::new());
+    for _ in 0..7 {
+        let found = look(after.as_ref(), 3);
+        assert_eq!(found.len(), 3);
+        after = found.last().copied();
+        seen.extend(found);
+    }
+    assert_eq!(seen, ids.iter().cycle().take(21).copied().collect::<Vec<_>>());
+    // No more than there are, and the one that was looked at last comes last.
+    assert_eq!(look(ids.get(2), 100), [ids.get(3..).unwrap(), ids.get(..3).unwrap()].concat());
+    // One that is over is no obstacle.
+    assert_eq!(look(Some(&OperationId::from_bytes([0xff; 32])), 2), ids.get(..2).unwrap());
+}
+
+impl Bench {
+    /// The first version as it is once t holders have activated it, in a state.
+    fn settled(state: KeyState) -> Self {
+        let mut bench = Self::new(5, 3, 0);
+        for by in 1..=5 {
+            bench.ready(by, A);
+        }
+        bench.change(|version| {
+            let activated = identity(1).sign(Domain::Activated, &version.core().unwrap().cluster, b"");
+            let certificate = version.certificate.as_mut().unwrap();
+            certificate.activated = nodes(1..=3).into_iter().map(|node| (node, activated)).collect();
+            version.state = state;
+        });
+        bench
+    }
+
+    fn change(&mut self, change: impl FnOnce(&mut VersionRecord)) {
+        let place = schema::version(&self.key, KeyVersion::FIRST);
+        let mut version: VersionRecord = read(&self.tables, &place).unwrap().unwrap();
+        change(&mut version);
+        self.tables.insert(place, encode(&version));
+    }
+
+    fn refresh(&mut self) -> Outcome {
+        let body = RequestBody {
+            cluster: self.genesis.cluster_id(),
+            client: identity(100).public(),
+            request_id: RequestId::from_bytes([9; 16]),
+            not_before_ms: 1_000,
+            expires_ms: 61_000,
+            action: Action::RefreshKey { absent: Vec::new() },
+            key: Some(self.key),
+            version: VersionSelector::Number(KeyVersion::FIRST),
+            purpose: Purpose::Sign,
+            payload_type: "raw".to_owned(),
+            context: BTreeMap::new(),
+            messages: Vec::new(),
+        };
+        self.order(Payload::Request(SignedRequest::sign(&body, &identity(100))))
+    }
+}
+
+/// A version that only verifies does not hold a machine that has shares of it, and is not renewed by schedule.
+#[test]
+fn shares_of_a_version_that_only_verifies_can_be_moved() {
+    for (state, moves) in [
+        (KeyState::Active, true),
+        (KeyState::Suspended, true),
+        (KeyState::Rotated, true),
+        (KeyState::Expired, true),
+        (KeyState::Revoked, false),
+        (KeyState::Destroyed, false),
+    ] {
+        let mut bench = Bench::settled(state);
+        let outcome = bench.refresh();
+        assert_eq!(matches!(outcome, Outcome::Redistributing { .. }), moves, "{state}: {outcome:?}");
+        assert_eq!(bench.running().is_some(), moves, "{state}");
+        let scheduled = matches!(state, KeyState::Active | KeyState::Suspended);
+        let mut bench = Bench::settled(state);
+        bench.change(|version| version.refresh_ms = Some(1));
+        bench.order(Payload::Refresh { key: bench.key, version: KeyVersion::FIRST });
+        assert_eq!(bench.running().is_some(), scheduled, "{state}");
+    }
+}
+
+/// What passes by itself can be told from what does not.
+#[test]
+fn a_change_that_is_not_activated_is_refused_with_how_many_have() {
+    let mut bench = Bench::settled(KeyState::Active);
+    bench.change(|version| drop(version.certificate.as_mut().unwrap().activated.pop_first()));
+    let outcome = bench.refresh();
+    let Outcome::Refused(refusal) = &outcome else { unreachable!("{outcome:?}") };
+    assert_eq!(refusal.code, ErrorCode::OperationRunning);
+    assert_eq!(refusal.details.get(ACTIVATED), Some(&Detail::Number(2)));
+}
+
+/// The word of a holder that lost what it dealt to itself ends the attempt at once, once, and only of such a holder.
+#[test]
+fn a_lost_own_dealing_ends_the_attempt() {
+    let mut bench = Bench::settled(KeyState::Active);
+    bench.refresh();
+    let report = |bench: &Bench, by: u16, kind| {
+        let report = FaultReport::new(kind, []);
+        Payload::Generate(Vote::fault(&bench.attempt(), node(by), report, &identity(by)))
+    };
+    let said = report(&bench, 1, FaultKind::Restarted);
+    assert_eq!(bench.refusal(said), ErrorCode::WrongState, "nothing was chosen");
+    let mut running = bench.running().unwrap();
+    let core = CertificateCore { previous: Some(Digest::from_bytes([0; 32])), ..core(&running.ceremony, B) };
+    running.moved.as_mut().unwrap().dealings.result = Some(Chosen { dealers: nodes(1..=3), core });
+    bench.tables.insert(schema::operation(&running.ceremony.operation), encode(&running));
+    for (by, kind) in [(4, FaultKind::Restarted), (1, FaultKind::WrongResult), (1, FaultKind::BadShare)] {
+        let said = report(&bench, by, kind);
+        assert!(matches!(bench.order(said), Outcome::Refused(_)), "{by} {kind:?}");
+    }
+    let (before, said) = (bench.attempt(), report(&bench, 1, FaultKind::Restarted));
+    let outcome = bench.order(said.clone());
+    assert!(matches!(outcome, Outcome::AttemptEnded { next: Some(_), .. }), "{outcome:?}");
+    let next = bench.attempt();
+    assert_eq!(next.base.unwrap().dealers, nodes(2..=5), "it deals no more");
+    assert_eq!(next.holders, before.holders, "and holds, as all others do");
+    let version: VersionRecord = read(&bench.tables, &schema::version(&bench.key, KeyVersion::FIRST)).unwrap().unwrap();
+    let ended = version.attempts.last().unwrap();
+    assert_eq!((ended.fault, ended.reporter), (Some(FaultKind::Restarted), Some(node(1))));
+    assert!(ended.culprits.is_empty());
+    assert!(version.shares.iter().any(|set| set.epoch == before.epoch), "its shares may lie on disks");
+    assert_eq!(bench.refusal(said), ErrorCode::WrongState, "the attempt is over");
 }

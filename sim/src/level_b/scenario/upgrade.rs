@@ -1,12 +1,12 @@
 //! Nodes of two releases: the same log gives the same state on all of them, the cluster goes over to higher rules when all know
-//! them, and a node that does not know them stops.
+//! them, and a node that does not know them does not start.
 
 use symbolon_protocol::error::{Detail, ErrorCode};
 use symbolon_protocol::id::NodeId;
 use symbolon_protocol::outcome::Outcome;
 use symbolon_protocol::request::Action;
 use symbolon_protocol::state::records::{self, FIRST_STATE_VERSION};
-use symbolon_protocol::state::support_of;
+use symbolon_protocol::state::{LACKING, support_of};
 
 use super::mixed::Mixed;
 use super::{one_of, shuffled};
@@ -67,17 +67,17 @@ pub(super) async fn play(seed: u64) -> Result<String, String> {
     cluster.settle().await?;
     cluster.compare_histories()?;
 
-    // Somebody puts the old release back on one node: it stops, and says what to do.
+    // Somebody puts the old release back on one node: it does not start, and says what to do.
     let victim = one_of(&cluster.members(), &chance)?;
     let remains = cluster.crash(victim).await?;
     cluster.install(victim, OLD);
-    cluster.restart(victim, remains).await?;
-    let why = cluster.reason_to_stop(victim).await?;
+    let Err(why) = cluster.restart(victim, remains).await else {
+        return Err(format!("node {victim} starts with a store whose rules it does not know"));
+    };
     if !why.contains(&format!("state version {NEW}")) || !why.contains("install a newer release") {
         return Err(format!("node {victim} stopped, and does not say what to install: {why}"));
     }
     cluster.trace().note("stopped on purpose", why.as_bytes());
-    cluster.crash(victim).await?;
     cluster.until("the others to agree on a leader", Cluster::is_well).await?;
     mixed.ask(LAST).await?;
     cluster.settle().await?;
@@ -118,7 +118,7 @@ async fn refused(client: &Client, cluster: &Cluster, on: NodeId, lacking: &[Node
     let mut lacking = lacking.to_vec();
     lacking.sort_unstable();
     let names = lacking.iter().map(|me| format!("node{me}")).collect();
-    if refusal.details.get("nodes") != Some(&Detail::List(names)) {
+    if refusal.details.get(LACKING) != Some(&Detail::List(names)) {
         return Err(format!("an upgrade is refused for others than {lacking:?}: {refusal}"));
     }
     cluster.trace().note("refused", refusal.message.as_bytes());
