@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::fresh::{Barrier, Enforced, Progress};
+use crate::fresh::{Barrier, Electorate, Enforced, Progress};
 
 const W: u64 = 1_000;
 const R: u64 = 50;
@@ -15,7 +15,7 @@ fn nodes(numbers: impl IntoIterator<Item = u16>) -> BTreeSet<NodeId> {
 /// Of five voters; these hold shares.
 fn barrier(holders: impl IntoIterator<Item = u16>) -> Barrier {
     let holders = holders.into_iter().map(|number| (node(number), W)).collect();
-    Barrier::new(R, nodes(1..=5), holders)
+    Barrier::new(R, vec![Electorate::of(nodes(1..=5))], holders)
 }
 
 fn everybody(_: NodeId) -> bool {
@@ -55,7 +55,7 @@ fn a_holder_that_is_missing_is_waited_out() {
 #[test]
 fn the_longest_staleness_of_those_who_are_missing_counts() {
     let holders = BTreeMap::from([(node(1), W), (node(2), W), (node(5), 3 * W), (node(6), 10)]);
-    let mut barrier = Barrier::new(R, nodes(1..=5), holders);
+    let mut barrier = Barrier::new(R, vec![Electorate::of(nodes(1..=5))], holders);
     for number in 1..=4 {
         barrier.take(0, honest(number, 0, R));
     }
@@ -97,7 +97,7 @@ fn less_than_a_majority_enforces_nothing() {
 #[test]
 fn the_same_request_goes_on_where_it_was() {
     let holders = BTreeMap::from([(node(5), 60_000)]);
-    let mut barrier = Barrier::new(R, nodes(1..=5), holders);
+    let mut barrier = Barrier::new(R, vec![Electorate::of(nodes(1..=5))], holders);
     for number in 1..=4 {
         barrier.take(100, honest(number, 0, R));
     }

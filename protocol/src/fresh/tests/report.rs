@@ -8,6 +8,7 @@ use crate::fresh::{Claim, Enforced, Expected, Placed, Report};
 use crate::genesis::{Genesis, Member, MemberRole};
 use crate::history::{self, Leaf};
 use crate::id::{Name, RequestId};
+use crate::membership::Followed;
 use crate::outcome::Outcome;
 use crate::request::{Action, Grant, Purpose, RequestBody, Role, SignedRequest, VersionSelector};
 use crate::state::records::ClientRecord;
@@ -120,12 +121,13 @@ impl Scene {
         let applied = positions.iter().map(|signed| signed.position.applied);
         let place = self.placed.place(&self.tables, applied).unwrap();
         let holders = BTreeSet::from([node(1), node(6)]);
-        Report { index: INDEX, enforced, positions, holders, staleness_ms: 0, place }
+        Report { index: INDEX, enforced, positions, holders, staleness_ms: 0, place, endorsements: Vec::new() }
     }
 
     fn check(&self, report: &Report) -> Result<crate::fresh::Checked, String> {
         let claim = Claim::Request(&self.request, &self.outcome, INDEX);
-        report.check(&Expected { cluster: self.genesis.cluster_id(), members: &self.genesis.members, claim })
+        let followed = Followed::genesis(&self.genesis);
+        report.check(&Expected { cluster: self.genesis.cluster_id(), followed: &followed, claim })
     }
 }
 
@@ -195,10 +197,10 @@ fn every_lie_is_found() {
 fn a_request_that_was_not_ordered_is_not_believed() {
     let scene = Scene::new();
     let good = scene.report(1..=5, Enforced::Byzantine);
-    let members = &scene.genesis.members;
+    let followed = &Followed::genesis(&scene.genesis);
     let cluster = scene.genesis.cluster_id();
     let check = |request: &SignedRequest, outcome: &Outcome, index: u64| {
-        good.check(&Expected { cluster, members, claim: Claim::Request(request, outcome, index) })
+        good.check(&Expected { cluster, followed, claim: Claim::Request(request, outcome, index) })
     };
     assert!(check(&scene.request, &scene.outcome, INDEX).is_ok());
     let other = request(&scene.genesis, Action::RemoveClient { name: name("carol") });
@@ -211,7 +213,7 @@ fn a_request_that_was_not_ordered_is_not_believed() {
     let entry = encode(&Entry { time_ms: place.time_ms, payload: Payload::Request(scene.request.clone()) });
     let (entry, outcome) = (LogEntry::Normal(&entry).digest(), scene.outcome.digest());
     let leaf = Leaf { index: INDEX, entry, outcome, writes: place.writes };
-    let certified = |leaf| good.check(&Expected { cluster, members, claim: Claim::Leaf(leaf) });
+    let certified = |leaf| good.check(&Expected { cluster, followed, claim: Claim::Leaf(leaf) });
     assert!(certified(leaf).is_ok());
     assert!(certified(Leaf { index: INDEX + 1, ..leaf }).is_err());
     assert!(certified(Leaf { writes: root(0, 0), ..leaf }).is_err(), "heads of a history with another entry there");

@@ -4,11 +4,13 @@ use super::*;
 use crate::entry::{Entry, LogEntry, Payload};
 use crate::genesis::NewStore;
 use crate::id::{RequestId, Threshold};
-use crate::identity::Identity;
+use crate::identity::{Domain, Identity};
 use crate::lifecycle::KeyState;
-use crate::membership::Followed;
+use crate::membership::{Endorsement, Followed, Link};
+use crate::request::SignedRequest;
 use crate::request::{Grant, KeyPolicy, Purpose, RequestBody, Role, RosterPlan, Suite, VersionSelector};
 use crate::state::apply;
+use crate::state::links::{is_proved, links_after, owed_endorsements, version_at};
 use crate::state::records::ShareSet;
 use crate::table::write_to;
 
@@ -162,7 +164,8 @@ impl World {
 
     /// A voter signs what it owes; true when it owed something.
     fn endorse(&mut self, number: u16) -> bool {
-        let Some((version, head)) = owed_endorsement(&self.tables, node(number)).unwrap() else { return false };
+        let owed = owed_endorsements(&self.tables, node(number)).unwrap();
+        let Some((version, head)) = owed.first().copied() else { return false };
         let signature = identity(number).sign(Domain::Head, &self.genesis.cluster_id(), &encode(&head));
         let outcome = self.order(Payload::Endorse(Endorsement { version, node: node(number), signature }));
         assert_eq!(outcome, Outcome::Noted);
@@ -204,7 +207,7 @@ fn genesis_needs_no_link_and_its_rows_are_those_of_its_membership() {
     assert_eq!(voters_at(&world.tables, 0).unwrap().unwrap(), world.membership().voters());
     assert_eq!(store_of(&world.tables, node(2)).unwrap(), Some(store(2)));
     assert!(is_proved(&world.tables, 0).unwrap() && world.links().is_empty());
-    assert_eq!(owed_endorsement(&world.tables, node(1)).unwrap(), None);
+    assert_eq!(owed_endorsements(&world.tables, node(1)).unwrap(), []);
 }
 
 #[test]
@@ -335,8 +338,8 @@ fn the_next_change_waits_until_the_one_before_is_proved() {
     assert_eq!(world.code(add(5, MemberRole::Learner)), ErrorCode::OperationRunning);
     assert!(world.endorse(3));
     assert_eq!(world.links().len(), 1);
-    // Two of three are enough; the third has nothing to sign any more.
-    assert!(!world.endorse(2) && !world.endorse(4));
+    // Two of three prove it. A barrier needs the third, too; then nobody has anything to sign any more.
+    assert!(!world.endorse(4) && world.endorse(2) && !world.endorse(2));
     world.change(add(5, MemberRole::Learner));
 }
 
@@ -344,9 +347,9 @@ fn the_next_change_waits_until_the_one_before_is_proved() {
 fn endorsements_are_of_voters_from_before_and_verify() {
     let mut world = World::new(3);
     world.ask(replace(3, 4));
-    let (version, head) = owed_endorsement(&world.tables, node(3)).unwrap().unwrap();
+    let (version, head) = owed_endorsements(&world.tables, node(3)).unwrap()[0];
     assert_eq!((version, head.membership), (1, 1), "the one that leaves votes on it, and the head names what comes");
-    assert_eq!(owed_endorsement(&world.tables, node(4)).unwrap(), None);
+    assert_eq!(owed_endorsements(&world.tables, node(4)).unwrap(), []);
     let cluster = world.genesis.cluster_id();
     let signed = |by: u16, domain| identity(by).sign(domain, &cluster, &encode(&head));
     for (by, signature) in
