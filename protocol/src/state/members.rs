@@ -300,11 +300,16 @@ pub(crate) fn moved<T: Tables>(
 }
 
 /// Nodes whose shares of a version are needed: those of sets that are still the key, and those that an operation is about to make.
-fn needed_of(version: &VersionRecord, running: Option<&OperationRecord>) -> BTreeSet<NodeId> {
-    let open = version.shares.iter().filter(|set| !set.is_closed());
+fn needed_of(
+    tables: &impl Tables,
+    version: &VersionRecord,
+    running: Option<&OperationRecord>,
+) -> Result<BTreeSet<NodeId>, StoreFault> {
+    let left = records::left(tables, version)?;
+    let open = version.shares.iter().filter(|set| !set.is_closed(|node| left.contains(&node)));
     let mut nodes: BTreeSet<NodeId> = open.flat_map(super::records::ShareSet::owing).collect();
     nodes.extend(running.iter().flat_map(|running| &running.ceremony.holders));
-    nodes
+    Ok(nodes)
 }
 
 /// Makes the index of holders follow the versions that this entry wrote.
@@ -316,7 +321,7 @@ pub(crate) fn index_holders<T: Tables>(tables: &mut Overlay<'_, T>) -> Result<()
         let running = read::<OperationRecord>(tables, &schema::operation(&operation_id(&key, number)))?;
         let place = schema::holders(&key, number);
         let before = read::<BTreeSet<NodeId>>(tables, &place)?.unwrap_or_default();
-        let after = needed_of(&version, running.as_ref());
+        let after = needed_of(tables, &version, running.as_ref())?;
         for node in before.difference(&after) {
             tables.remove(schema::holding(*node, &key, number));
             count(tables, *node, |count| count.saturating_sub(1))?;

@@ -105,3 +105,28 @@ fn the_same_request_goes_on_where_it_was() {
     assert_eq!(barrier.progress(55_000, 55_000, everybody), Progress::Until(63_100));
     assert_eq!(barrier.progress(55_000, 63_100, everybody), Progress::Done(Enforced::Byzantine));
 }
+
+#[test]
+fn voters_from_before_a_change_are_waited_for_too() {
+    // 4 and 5 left; three of five had signed that when it began.
+    let before = |passed: &[u16]| Electorate { voters: nodes(1..=5), passed: nodes(passed.iter().copied()) };
+    let now = || Electorate::of([1, 2, 3, 6, 7].map(node).into());
+    let mut barrier = Barrier::new(R, vec![before(&[1, 2, 3]), now()], BTreeMap::new());
+    assert_eq!(barrier.missing(), nodes(1..=7));
+    for number in [1, 2, 3, 6, 7] {
+        barrier.take(10, honest(number, 0, R));
+    }
+    assert_eq!(barrier.missing(), nodes([4, 5]));
+    assert_eq!(barrier.progress(0, 10, everybody), Progress::Until(limits::BARRIER_MS));
+    let up = |node: NodeId| ![4, 5].contains(&node.get());
+    assert_eq!(barrier.progress(0, limits::BARRIER_HOPELESS_MS, up), Progress::Done(Enforced::Crash));
+    // One of the two signs the change late, or says where it is.
+    barrier.set_electorates(20, vec![before(&[1, 2, 3, 5]), now()]);
+    assert_eq!(barrier.progress(0, 20, everybody), Progress::Done(Enforced::Byzantine));
+    barrier.set_electorates(30, vec![before(&[1, 2, 3]), now()]);
+    barrier.take(40, honest(4, 0, R));
+    assert_eq!(barrier.progress(0, 40, everybody), Progress::Done(Enforced::Byzantine));
+    // Not even a majority of those from before knows of the change.
+    barrier.set_electorates(50, vec![Electorate::of(nodes(8..=12)), now()]);
+    assert_eq!(barrier.progress(0, limits::BARRIER_MS, everybody), Progress::Done(Enforced::No));
+}
