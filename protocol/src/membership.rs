@@ -283,6 +283,12 @@ pub struct Followed {
 }
 
 impl Followed {
+    /// The cluster.
+    #[must_use]
+    pub fn cluster(&self) -> ClusterId {
+        self.cluster
+    }
+
     /// Nothing but genesis.
     #[must_use]
     pub fn genesis(genesis: &Genesis) -> Self {

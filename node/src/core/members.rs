@@ -15,7 +15,7 @@ use symbolon_protocol::genesis::{Member, MemberRole};
 use symbolon_protocol::id::NodeId;
 use symbolon_protocol::identity::{Domain, PublicKey};
 use symbolon_protocol::limits;
-use symbolon_protocol::membership::{Endorsement, Followed, Link};
+use symbolon_protocol::membership::{Endorsement, Followed, Link, is_majority};
 use symbolon_protocol::outcome::Outcome;
 use symbolon_protocol::peer::{WorkAnswer, WorkCall};
 use symbolon_protocol::request::{Action, SignedRequest};
@@ -164,6 +164,24 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
     pub(crate) fn voters_of(&self, version: u64) -> Result<Option<BTreeMap<NodeId, PublicKey>>, StoreFault> {
         let applied = members::voters_at(&self.tables(), version)?;
         Ok(applied.or_else(|| Some(lock(&self.0.chain).as_ref()?.at(version)?.voters())))
+    }
+
+    /// Whose heads make a checkpoint good: the voters of the newest membership that this node knows, so that whoever left vouches
+    /// for nothing. Where a new voter would be needed for its own majority, those from before it came.
+    pub(crate) fn checkpoint_voters(&self) -> Result<BTreeMap<NodeId, PublicKey>, StoreFault> {
+        let (voters, mut version) = (self.voter_keys(), self.membership().version);
+        let others = voters.len().saturating_sub(usize::from(voters.contains_key(&self.0.me)));
+        if is_majority(others, voters.len()) {
+            return Ok(voters);
+        }
+        while let Some(before) = version.checked_sub(1) {
+            let earlier = self.voters_of(before)?.unwrap_or_default();
+            if !earlier.contains_key(&self.0.me) {
+                return Ok(earlier);
+            }
+            version = before;
+        }
+        Ok(voters)
     }
 
     /// Signs changes of the membership, as a voter from before them. From then on it must know of them: they are durable first.

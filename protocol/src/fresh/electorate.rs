@@ -45,12 +45,12 @@ impl Electorate {
 
 /// The same for all of them: a lease may rest on any.
 #[must_use]
-pub fn level(electorates: &[Electorate], confirmed: impl Fn(NodeId) -> bool) -> Enforced {
+pub(super) fn level(electorates: &[Electorate], confirmed: impl Fn(NodeId) -> bool) -> Enforced {
     electorates.iter().map(|electorate| electorate.level(&confirmed)).min().unwrap_or(Enforced::No)
 }
 
 /// Who is missing so that all of them could be certain.
 #[must_use]
-pub fn missing(electorates: &[Electorate], confirmed: impl Fn(NodeId) -> bool) -> BTreeSet<NodeId> {
+pub(super) fn missing(electorates: &[Electorate], confirmed: impl Fn(NodeId) -> bool) -> BTreeSet<NodeId> {
     electorates.iter().flat_map(|electorate| electorate.missing(&confirmed)).collect()
 }

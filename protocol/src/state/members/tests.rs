@@ -52,7 +52,7 @@ pub(crate) fn remove(number: u16) -> Action {
     Action::RemoveMember { id: node(number), lost: false }
 }
 
-pub(super) fn replace(old: u16, number: u16) -> Action {
+pub(crate) fn replace(old: u16, number: u16) -> Action {
     let member = member(number, MemberRole::Voter);
     Action::ReplaceMember { old: node(old), id: node(number), member, store: store(number), lost: false }
 }
@@ -111,6 +111,19 @@ impl World {
         self.log(LogEntry::Normal(&bytes))
     }
 
+    /// Orders a request that takes a right away: its index, its outcome, its place.
+    pub(crate) fn place(&mut self, request: &SignedRequest) -> (u64, Outcome, crate::fresh::Placed) {
+        let entry = encode(&Entry { time_ms: 1_000, payload: Payload::Request(request.clone()) });
+        let (index, mut overlay) = (self.index, Overlay::new(&self.tables));
+        let outcome = apply(&mut overlay, &self.genesis, index, LogEntry::Normal(&entry)).unwrap().outcome;
+        let writes = overlay.into_writes();
+        let cluster = self.genesis.cluster_id();
+        let placed = crate::fresh::Placed::of(&cluster, index, &entry, &outcome, &writes).unwrap();
+        write_to(&mut self.tables, writes);
+        self.index += 1;
+        (index, outcome, placed)
+    }
+
     pub(crate) fn signed(&mut self, by: u16, action: Action) -> SignedRequest {
         self.requests += 1;
         let body = RequestBody {
@@ -165,7 +178,7 @@ impl World {
     }
 
     /// A voter signs what it owes; true when it owed something.
-    pub(super) fn endorse(&mut self, number: u16) -> bool {
+    pub(crate) fn endorse(&mut self, number: u16) -> bool {
         let owed = owed_endorsements(&self.tables, node(number)).unwrap();
         let Some((version, head)) = owed.first().copied() else { return false };
         let signature = identity(number).sign(Domain::Head, &self.genesis.cluster_id(), &encode(&head));
