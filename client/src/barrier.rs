@@ -61,12 +61,12 @@ impl Withdrawal {
         } else {
             Claim::Request(&self.request, outcome, index)
         };
-        let membership = trust.membership();
+        let followed = trust.followed();
         let named = report.positions.iter().map(|signed| signed.position.membership).max();
-        if let Some(version) = named.filter(|version| *version > membership.version) {
+        if let Some(version) = named.filter(|version| *version > followed.version()) {
             return Err(newer(version));
         }
-        let expected = Expected { cluster: trust.cluster(), members: &membership.members, claim };
+        let expected = Expected { cluster: trust.cluster(), followed: &followed, claim };
         let checked =
             report.check(&expected).map_err(|what| bad(format!("answers with a report of a barrier {what}")))?;
         let missing = checked.missing.into_iter().collect();
@@ -116,7 +116,15 @@ mod tests {
         // The certificates of these tests are the first entries of their histories.
         let paths = BTreeMap::from([(head.index, Vec::new())]);
         let place = Some(Place { time_ms: 0, writes: Digest::from_bytes([0; 32]), paths });
-        Report { index: head.index, enforced, positions, holders: BTreeSet::new(), staleness_ms: 0, place }
+        Report {
+            index: head.index,
+            enforced,
+            positions,
+            holders: BTreeSet::new(),
+            staleness_ms: 0,
+            place,
+            endorsements: Vec::new(),
+        }
     }
 
     fn no_request(rotates: bool) -> Withdrawal {

@@ -15,6 +15,7 @@ use symbolon_protocol::request::{Action, VersionSelector};
 use symbolon_protocol::state::view::MembersView;
 use symbolon_rpc::v1;
 
+use crate::barrier::Enforcement;
 use crate::call::{ListMembers, read};
 use crate::client::Client;
 use crate::error::Error;
@@ -32,6 +33,8 @@ pub struct MembershipChange {
     pub index: u64,
     /// The request.
     pub request_id: RequestId,
+    /// For a member that left: how far it is certain that nobody counts on it any more.
+    pub enforcement: Option<Enforcement>,
 }
 
 impl Client {
@@ -113,7 +116,7 @@ impl Client {
             let message = format!("the membership was to change, the outcome is {:?}", ordered.outcome);
             return Err(Error::new(ErrorCode::Internal, message).of_request(request_id));
         };
-        Ok(MembershipChange { version, index: ordered.index, request_id })
+        Ok(MembershipChange { version, index: ordered.index, request_id, enforcement: ordered.enforcement })
     }
 
     /// The ticket with which a new node starts: the links up to a version at least.

@@ -159,6 +159,11 @@ impl Membership {
         if self.administrators.contains_key(name) || self.administrators.values().any(|other| *other == key) {
             return refuse(ErrorCode::AlreadyExists, format!("`{name}` is an administrator already"));
         }
+        let nodes = self.members.iter().map(|(id, member)| (id, &member.key)).chain(&self.departed);
+        if let Some((id, _)) = nodes.into_iter().find(|(_, other)| **other == key) {
+            let message = format!("identity {key} is or was that of node {id}; an administrator makes a new one");
+            return refuse(ErrorCode::AlreadyExists, message);
+        }
         if self.administrators.len() >= limits::ADMINISTRATORS {
             let message = format!("a cluster has at most {} administrators", limits::ADMINISTRATORS);
             return refuse(ErrorCode::InvalidArgument, message);
@@ -189,7 +194,7 @@ pub struct Link {
     pub request: SignedRequest,
     /// Where in the history it was decided.
     pub place: Activation,
-    /// Signatures over the head of the place, by voters from before the change.
+    /// Signatures over the head of the place, by voters from before the change; in what was followed only good ones.
     pub heads: BTreeMap<NodeId, Signature>,
 }
 crate::wire_struct!(Link { request, place, heads });
@@ -278,6 +283,12 @@ pub struct Followed {
 }
 
 impl Followed {
+    /// The cluster.
+    #[must_use]
+    pub fn cluster(&self) -> ClusterId {
+        self.cluster
+    }
+
     /// Nothing but genesis.
     #[must_use]
     pub fn genesis(genesis: &Genesis) -> Self {
@@ -325,7 +336,7 @@ impl Followed {
     ///
     /// # Errors
     /// [`ChainError`] with the first rule that is broken; then nothing changed.
-    pub fn take(&mut self, link: Link) -> Result<(), ChainError> {
+    pub fn take(&mut self, mut link: Link) -> Result<(), ChainError> {
         let expected = self.version().saturating_add(1);
         let head = &link.place.head;
         let after_last = self.links.last().is_none_or(|last| last.place.head.index < head.index);
@@ -349,9 +360,11 @@ impl Followed {
             return Err(ChainError::History);
         }
         let voters = before.voters();
-        if !is_majority(endorsers(&self.cluster, &voters, head, &link.heads).len(), voters.len()) {
+        let endorsers = endorsers(&self.cluster, &voters, head, &link.heads);
+        if !is_majority(endorsers.len(), voters.len()) {
             return Err(ChainError::Heads);
         }
+        link.heads.retain(|node, _| endorsers.contains(node));
         self.before.push(std::mem::replace(&mut self.newest, Arc::new(next)));
         self.links.push(Arc::new(link));
         Ok(())

@@ -42,6 +42,8 @@ pub mod replicated {
         ADMINISTRATORS = b'a', administrator(name: &Name => name.as_str().as_bytes());
         /// The change that made a version of the membership.
         LINKS = b'm', link(version: u64 => version.to_be_bytes());
+        /// The versions of the membership whose link has fewer heads than a barrier needs: one.
+        OPEN_LINKS = b'o', open_links();
         /// The voters at a version of the membership.
         VOTERS = b'v', voters(version: u64 => version.to_be_bytes());
         /// The sets of voters that Raft may have: one.

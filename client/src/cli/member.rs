@@ -153,20 +153,22 @@ async fn add(context: &Context, args: Add) -> Done {
     let name = enrolment.member.name.to_string();
     context.out.note(&format!("node {} ({name}) is a member: membership {}", entry.id, change.version));
     let ticket = entry.give_ticket(context, &client, change.version).await?;
-    done(context, &name, &change, Some(ticket))
+    done(context, &client, &name, &change, Some(ticket))
 }
 
-/// The document of a change; people were told already.
-fn done(context: &Context, node: &str, change: &MembershipChange, ticket: Option<String>) -> Done {
-    if !context.out.is_json() {
-        return Ok(());
+/// The document of a change, of which people were told already; and how far it is certain that nobody counts on who left.
+fn done(context: &Context, client: &Client, node: &str, change: &MembershipChange, ticket: Option<String>) -> Done {
+    let enforcement = change.enforcement.as_ref();
+    if context.out.is_json() {
+        context.out.json(&json::MemberChanged {
+            node: node.to_owned(),
+            membership: change.version,
+            request_id: change.request_id.to_string(),
+            ticket,
+            enforcement: json::Enforcement::new(client, enforcement),
+        })?;
     }
-    context.out.json(&json::MemberChanged {
-        node: node.to_owned(),
-        membership: change.version,
-        request_id: change.request_id.to_string(),
-        ticket,
-    })
+    super::change::enforced(&context.out, client, enforcement)
 }
 
 /// A member by name or number, as the cluster has it now.
@@ -194,7 +196,7 @@ async fn remove(context: &Context, args: Remove) -> Done {
             .out
             .warn(&format!("{} key versions count a share of {name} as leaked: move their shares", leaving.needed));
     }
-    done(context, &name, &change, None)
+    done(context, &client, &name, &change, None)
 }
 
 async fn relocate(context: &Context, args: Relocate) -> Done {
@@ -205,7 +207,7 @@ async fn relocate(context: &Context, args: Relocate) -> Done {
     let change = client.move_member(moving.id, &peer, &address).await?;
     let name = moving.member.name.to_string();
     context.out.note(&format!("{name} is at {peer} for peers and at {address} for clients"));
-    done(context, &name, &change, None)
+    done(context, &client, &name, &change, None)
 }
 
 /// The plan: the new node is a member, its shares are there, the old one leaves. Each step is passed over when it is done.
@@ -243,7 +245,7 @@ async fn replace(context: &Context, args: Replace) -> Done {
         context.out.note(&format!("{} left", client.node_name(old)));
     }
     match last {
-        Some(change) => done(context, &enrolment.member.name.to_string(), &change, Some(ticket)),
+        Some(change) => done(context, &client, &enrolment.member.name.to_string(), &change, Some(ticket)),
         None => Ok(()),
     }
 }

@@ -215,17 +215,20 @@ pub(super) fn print(out: &Out, client: &Client, version: &VersionView, now_ms: u
     if let Some(ms) = version.destroy_ms {
         out.line(&format!("  shares are erased from {} on", parse::rfc3339(ms)))?;
     }
-    for set in version.shares.iter().flat_map(|shares| &shares.out) {
-        let current = version.shares.as_ref().is_some_and(|shares| shares.epoch == set.epoch);
-        if current && version.destroy_ms.is_none() {
+    let sets = version.shares.iter().flat_map(|shares| shares.out.iter().map(move |set| (shares, set)));
+    for (shares, set) in sets {
+        if shares.epoch == set.epoch && version.destroy_ms.is_none() {
             continue;
         }
         let erased: Vec<NodeId> = set.erased.iter().copied().collect();
         let owing = set.owing();
         let done = if erased.is_empty() { "nobody".to_owned() } else { names(&erased) };
+        let (leaked, owing): (Vec<NodeId>, Vec<NodeId>) =
+            owing.into_iter().partition(|node| shares.left.contains(node));
         let owed = if owing.is_empty() { String::new() } else { format!(", owed by {}", names(&owing)) };
-        let open = if set.is_closed() { "closed" } else { "open" };
-        out.line(&format!("  epoch {} is {open}: erased by {done}{owed}", set.epoch))?;
+        let leaked = if leaked.is_empty() { String::new() } else { format!(", leaked with {}", names(&leaked)) };
+        let open = if shares.is_closed(set) { "closed" } else { "open" };
+        out.line(&format!("  epoch {} is {open}: erased by {done}{owed}{leaked}", set.epoch))?;
     }
     if let Some(running) = &version.running {
         let why = json::Cause::new(client, running.trigger).words();

@@ -37,6 +37,7 @@ pub(crate) fn renewed(epoch: u32) -> KeyView {
             activated: version.roster.clone(),
             refresh_ms: None,
             out: Vec::new(),
+            left: BTreeSet::new(),
         });
     }
     view

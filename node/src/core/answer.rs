@@ -25,6 +25,7 @@ use symbolon_protocol::wire::{Bytes, decode, encode};
 use super::boots::{BootRefused, PeerBoots};
 use super::checkpoint::{Checkpoint, Checkpoints, Shelf};
 use super::door::{Barred, DoorState, may_stand};
+use super::incoming::Incoming;
 use super::members::Membership;
 use super::raft_log::{pack, unpack};
 use super::raft_state::SnapshotHandle;
@@ -32,25 +33,8 @@ use super::types::{Lane, NodeTypes, RaftVote, Surroundings, Transport};
 use super::{Core, lock};
 use crate::store::Store;
 
-/// A checkpoint that is coming in.
-pub(crate) struct Incoming {
-    from: NodeId,
-    vote: RaftVote,
-    checkpoint: Checkpoint,
-    head: Head,
-    next: u64,
-    bytes: u64,
-    /// The last key so far: keys ascend.
-    last: Vec<u8>,
-    /// When it last went on, milliseconds since 1970.
-    touched_ms: u64,
-}
-
 /// A checkpoint that is coming in and has not gone on for so long gives way to another node's, milliseconds.
 const INCOMING_MS: u64 = 10_000;
-
-/// Chunks of the largest checkpoint.
-const CHUNKS: u64 = limits::SNAPSHOT_BYTES / (limits::SNAPSHOT_CHUNK_BYTES as u64 / 2) + 1;
 
 /// The largest call that carries a message of a generation, bytes.
 const GENERATE_BYTES: usize = message::MESSAGE_BYTES + 8;
@@ -280,7 +264,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         }
     }
 
-    /// A leader offers a checkpoint: only under heads that a majority of the voters signed.
+    /// A leader offers a checkpoint: only under heads that a majority of the voters of today signed, whatever its own age.
     fn snapshot_begin(
         &self,
         from: NodeId,
@@ -290,41 +274,20 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
     ) -> Result<RaftAnswer, Refusal> {
         let (vote, checkpoint): (RaftVote, Checkpoint) =
             unpack(meta).map_err(|e| refusal(ErrorCode::InvalidArgument, e.to_string()))?;
-        let door = self.door();
-        self.pass(from, door.check_checkpoint(from, &vote, &checkpoint))?;
-        let voters = self.voters_of(head.membership).map_err(|e| self.fail(&e))?;
-        let Some(voters) = voters else {
+        self.pass(from, self.door().check_checkpoint(from, &vote, &checkpoint))?;
+        if head.membership > self.membership().version {
             return Err(refusal(ErrorCode::NotFresh, "a checkpoint under a membership that this node does not know"));
-        };
-        if signatures.len() > voters.len() || checkpoint.chunks > CHUNKS {
-            return Err(refusal(
-                ErrorCode::TooLarge,
-                "more signatures than voters, or more chunks than a checkpoint has",
-            ));
         }
-        let payload = encode(&head);
-        let verifies = |node: &NodeId, signature: &Signature| {
-            let key = voters.get(node);
-            key.is_some_and(|key| key.verifies(Domain::Head, &self.0.cluster, &payload, signature))
-        };
-        let signers: BTreeSet<NodeId> =
-            signatures.iter().filter(|(node, signature)| verifies(node, signature)).map(|(node, _)| *node).collect();
-        let same = checkpoint.last_log_id.index == head.index && checkpoint.head().is_ok_and(|h| h == head);
-        if signers.len() <= voters.len() / 2 || head.state.is_none() || !same {
-            return Err(refusal(
-                ErrorCode::PeerMisbehaved,
-                "a checkpoint without the heads of a majority is not taken",
-            ));
-        }
-        let touched_ms = self.now_ms();
+        let voters = self.checkpoint_voters().map_err(|e| self.fail(&e))?;
+        let (offer, now_ms) = ((from, vote, checkpoint), self.now_ms());
+        let incoming = Incoming::begin((&self.0.cluster, &voters), offer, head, signatures, now_ms)?;
         let other = lock(&self.0.incoming).as_ref().filter(|other| other.from != from).map(|other| other.touched_ms);
-        if other.is_some_and(|at| touched_ms.saturating_sub(at) < INCOMING_MS) {
+        if other.is_some_and(|at| now_ms.saturating_sub(at) < INCOMING_MS) {
             return Err(refusal(ErrorCode::Overloaded, "a checkpoint of another node is coming in"));
         }
         let checkpoints = Checkpoints::new(self.0.store.clone());
         checkpoints.clear_incoming().map_err(|e| self.fail(&e))?;
-        let (next, bytes, last) = (0, 0, Vec::new());
-        *lock(&self.0.incoming) = Some(Incoming { from, vote, checkpoint, head, next, bytes, last, touched_ms });
+        *lock(&self.0.incoming) = Some(incoming);
         Ok(RaftAnswer::Taken)
     }
 
@@ -336,22 +299,9 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         pairs: &Vec<(Bytes, Bytes)>,
     ) -> Result<RaftAnswer, Refusal> {
         let mut incoming = lock(&self.0.incoming);
-        let expected = incoming.as_mut().filter(|i| i.from == from && i.head.index == index && i.next == number);
-        let Some(expected) = expected else {
-            return Err(refusal(ErrorCode::PeerMisbehaved, "a chunk that does not come next"));
-        };
-        for (key, value) in pairs {
-            if expected.next + expected.bytes > 0 && key.0 <= expected.last {
-                return Err(refusal(ErrorCode::PeerMisbehaved, "the keys of a checkpoint do not ascend"));
-            }
-            expected.bytes += (key.0.len() + value.0.len() + 8) as u64;
-            expected.last.clone_from(&key.0);
-        }
-        if expected.bytes > limits::SNAPSHOT_BYTES {
-            return Err(refusal(ErrorCode::TooLarge, "the checkpoint is too large"));
-        }
-        expected.next += 1;
-        expected.touched_ms = self.now_ms();
+        let expected = incoming.as_mut();
+        let expected = expected.ok_or_else(|| refusal(ErrorCode::PeerMisbehaved, "a chunk of no checkpoint"))?;
+        expected.chunk(from, (index, number), pairs, self.now_ms())?;
         let checkpoints = Checkpoints::new(self.0.store.clone());
         checkpoints.put_chunk(Shelf::Incoming, index, number, pairs).map_err(|e| self.fail(&e))?;
         Ok(RaftAnswer::Taken)
@@ -359,8 +309,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
 
     async fn snapshot_end(&self, from: NodeId, index: u64, chunks: u64) -> Result<RaftAnswer, Refusal> {
         let incoming = lock(&self.0.incoming).take();
-        let incoming = incoming.filter(|i| i.from == from && i.head.index == index && i.next == chunks);
-        let Some(incoming) = incoming.filter(|i| i.checkpoint.chunks == chunks) else {
+        let Some(incoming) = incoming.filter(|incoming| incoming.is_whole(from, index, chunks)) else {
             return Err(refusal(ErrorCode::PeerMisbehaved, "the checkpoint is not complete"));
         };
         let checkpoints = Checkpoints::new(self.0.store.clone());
@@ -384,9 +333,9 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         Ok(RaftAnswer::Raft(Bytes(bytes)))
     }
 
-    /// Signs the head of a checkpoint that this node made, and tells it to everybody.
+    /// Signs the head of a checkpoint that this node made or took over, and tells it to everybody.
     pub(crate) fn sign_checkpoint(&self, head: &Head) -> Result<(), symbolon_protocol::table::StoreFault> {
-        if self.voters_of(head.membership)?.is_some_and(|voters| voters.contains_key(&self.0.me)) {
+        if self.is_voter(self.0.me) {
             let signature = self.0.identity.sign(Domain::Head, &self.0.cluster, &encode(head));
             Checkpoints::new(self.0.store.clone()).add_signature(head.index, self.0.me, signature)?;
             self.0.wake.notify_one();
@@ -394,7 +343,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         Ok(())
     }
 
-    /// Takes a peer's signature over a checkpoint that this node made too; gives this node's own.
+    /// Takes a peer's signature over a checkpoint that this node has too; gives this node's own.
     pub(crate) fn take_checkpoint_signature(
         &self,
         from: NodeId,
@@ -405,10 +354,8 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         let current = checkpoints.current().map_err(|e| refusal(ErrorCode::StorageFailed, e.to_string()))?;
         let own = current.and_then(|c| c.head().ok()).filter(|own| own.index == head.index);
         let Some(own) = own else { return Ok(None) };
-        let voters = self.voters_of(head.membership).map_err(|e| self.fail(&e))?.unwrap_or_default();
-        let verifies =
-            voters.get(&from).is_some_and(|key| key.verifies(Domain::Head, &self.0.cluster, &encode(head), &signature));
-        if !verifies {
+        let key = self.member_key(from).filter(|_| self.is_voter(from));
+        if !key.is_some_and(|key| key.verifies(Domain::Head, &self.0.cluster, &encode(head), &signature)) {
             return Err(refusal(ErrorCode::PeerMisbehaved, "a head that its sender did not sign"));
         }
         if own != *head {

@@ -19,9 +19,10 @@ use symbolon_protocol::outcome::Outcome;
 use symbolon_protocol::peer::{WorkAnswer, WorkCall};
 use symbolon_protocol::request::{Action, SignedRequest, VerifiedRequest};
 use symbolon_protocol::schema::replicated;
+use symbolon_protocol::state::members::DepartedRecord;
 use symbolon_protocol::state::records::{self, KeyRecord, VersionRecord};
-use symbolon_protocol::state::{decide_right, unknown_client};
-use symbolon_protocol::table::{StoreFault, Tables};
+use symbolon_protocol::state::{decide_right, links, members, unknown_client};
+use symbolon_protocol::table::{StoreFault, Tables, read};
 use symbolon_protocol::wire::decode;
 
 use super::request::Ordered;
@@ -144,15 +145,19 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
                 holders,
                 staleness_ms: 0,
                 place: None,
+                endorsements: Vec::new(),
             });
         };
-        let barrier = self.barrier(&scope);
-        let enforced = self.collect(&barrier).await;
+        let barrier = self.barrier(&scope).map_err(|e| self.fail(&e))?;
+        let enforced = self.collect(&barrier).await.map_err(|e| self.fail(&e))?;
         let report = {
             let barrier = lock(&barrier);
             let (positions, holders) = (barrier.positions(), barrier.holders());
             let staleness_ms = barrier.staleness_ms();
-            Report { index: barrier.index(), enforced, positions, holders, staleness_ms, place: None }
+            let confirmed = positions.iter().map(|signed| signed.position.node).collect();
+            let beside = links::endorsements_beside(&self.tables(), barrier.index(), &confirmed);
+            let endorsements = beside.map_err(|e| self.fail(&e))?;
+            Report { index: barrier.index(), enforced, positions, holders, staleness_ms, place: None, endorsements }
         };
         let applied = report.positions.iter().map(|signed| signed.position.applied);
         let place = scope.entry.place(&self.tables(), applied).map_err(|e| self.fail(&e))?;
@@ -209,10 +214,14 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         Ok(nodes.map(|node| (node, self.staleness_ms(&record, node))).collect())
     }
 
-    /// All members, each with the longest staleness of all keys: a client that is removed may have signed with any.
+    /// All members, and whoever left with shares, each with the longest staleness of all keys: a client that is removed may have
+    /// signed with any.
     fn holders_of_any_key(&self) -> Result<BTreeMap<NodeId, u64>, StoreFault> {
+        let tables = self.tables();
+        let left = members::departed(&tables)?.into_iter().filter(|(_, gone)| gone.leaked > 0).map(|(node, _)| node);
+        let nodes = self.membership().members.keys().copied().chain(left).collect::<BTreeSet<_>>();
         let mut holders: BTreeMap<NodeId, u64> =
-            self.membership().members.keys().map(|node| (*node, limits::STALENESS_MS.into())).collect();
+            nodes.into_iter().map(|node| (node, limits::STALENESS_MS.into())).collect();
         let mut after = Vec::new();
         loop {
             let page = self.tables().scan(replicated::KEYS, &after, 256)?;
@@ -228,19 +237,20 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
     }
 
     /// The barrier of an index, as far as it came before.
-    fn barrier(&self, scope: &Scope) -> Arc<Mutex<Barrier>> {
-        let mut open = lock(&self.0.barriers.open);
+    fn barrier(&self, scope: &Scope) -> Result<Arc<Mutex<Barrier>>, StoreFault> {
         let index = scope.entry.index;
-        let new = || Arc::new(Mutex::new(Barrier::new(index, self.voters(), scope.holders.clone())));
+        let electorates = links::electorates(&self.tables(), index)?;
+        let mut open = lock(&self.0.barriers.open);
+        let new = || Arc::new(Mutex::new(Barrier::new(index, electorates, scope.holders.clone())));
         let barrier = Arc::clone(open.entry(index).or_insert_with(new));
         if open.len() > limits::BARRIERS_KEPT {
             open.pop_first();
         }
-        barrier
+        Ok(barrier)
     }
 
     /// Gathers positions until the barrier is passed, or will not be.
-    async fn collect(&self, barrier: &Mutex<Barrier>) -> Enforced {
+    async fn collect(&self, barrier: &Mutex<Barrier>) -> Result<Enforced, StoreFault> {
         let begun = self.boot_ms();
         let (index, missing) = {
             let barrier = lock(barrier);
@@ -250,9 +260,14 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         let mut answers: FuturesUnordered<_> = missing.into_iter().map(ask).collect();
         loop {
             let now = self.boot_ms();
-            let progress = lock(barrier).progress(begun, now, |node| self.is_reachable(node));
+            let electorates = links::electorates(&self.tables(), index)?;
+            let progress = {
+                let mut barrier = lock(barrier);
+                barrier.set_electorates(now, electorates);
+                barrier.progress(begun, now, |node| self.is_reachable(node))
+            };
             let until = match progress {
-                Progress::Done(enforced) => return enforced,
+                Progress::Done(enforced) => return Ok(enforced),
                 Progress::Until(until) => Duration::from_millis(until.saturating_sub(now).max(1)),
             };
             // Who can be reached may change without an answer.
@@ -263,6 +278,12 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
                 lock(barrier).take(self.boot_ms(), signed);
             }
         }
+    }
+
+    /// The identity of a member, or of one that left.
+    fn key_of_any(&self, node: NodeId) -> Option<PublicKey> {
+        let gone = || read::<DepartedRecord>(&self.tables(), &replicated::departed(node)).map_err(|e| self.fail(&e));
+        self.member_key(node).or_else(|| Some(gone().ok()??.key))
     }
 
     /// A position of a node at or above an index, once it has one. Dropped when nobody waits for it any more.
@@ -289,7 +310,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         };
         let position = &signed.position;
         let asked_for = position.node == node && position.nonce == nonce && position.applied >= index;
-        let key = self.member_key(node)?;
+        let key = self.key_of_any(node)?;
         if !asked_for || !signed.verifies(&key, &self.0.cluster) {
             return None;
         }

@@ -153,7 +153,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         }
     }
 
-    fn voter_keys(&self) -> BTreeMap<NodeId, PublicKey> {
+    pub(crate) fn voter_keys(&self) -> BTreeMap<NodeId, PublicKey> {
         let membership = self.membership();
         let voters = membership.members.iter().filter(|(_, member)| member.role == MemberRole::Voter);
         voters.map(|(node, member)| (*node, member.key)).collect()

@@ -10,17 +10,18 @@ use openraft::type_config::TypeConfigExt as _;
 use openraft::{ChangeMembers, EmptyNode};
 use symbolon_protocol::entry::Payload;
 use symbolon_protocol::error::{ErrorCode, Refusal};
+use symbolon_protocol::fresh::Enforced;
 use symbolon_protocol::genesis::{Member, MemberRole};
 use symbolon_protocol::id::NodeId;
 use symbolon_protocol::identity::{Domain, PublicKey};
 use symbolon_protocol::limits;
-use symbolon_protocol::membership::{Endorsement, Followed, Link};
+use symbolon_protocol::membership::{Endorsement, Followed, Link, is_majority};
 use symbolon_protocol::outcome::Outcome;
 use symbolon_protocol::peer::{WorkAnswer, WorkCall};
 use symbolon_protocol::request::{Action, SignedRequest};
 use symbolon_protocol::state::members::{self, VoterSets};
-use symbolon_protocol::state::records;
 use symbolon_protocol::state::view::{MembersView, members_view};
+use symbolon_protocol::state::{links, records};
 use symbolon_protocol::table::{StoreFault, Tables};
 use symbolon_protocol::wire::encode;
 
@@ -165,24 +166,47 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         Ok(applied.or_else(|| Some(lock(&self.0.chain).as_ref()?.at(version)?.voters())))
     }
 
-    /// Signs the last change of the membership, as a voter from before it.
+    /// Whose heads make a checkpoint good: the voters of the newest membership that this node knows, so that whoever left vouches
+    /// for nothing. Where a new voter would be needed for its own majority, those from before it came.
+    pub(crate) fn checkpoint_voters(&self) -> Result<BTreeMap<NodeId, PublicKey>, StoreFault> {
+        let (voters, mut version) = (self.voter_keys(), self.membership().version);
+        let others = voters.len().saturating_sub(usize::from(voters.contains_key(&self.0.me)));
+        if is_majority(others, voters.len()) {
+            return Ok(voters);
+        }
+        while let Some(before) = version.checked_sub(1) {
+            let earlier = self.voters_of(before)?.unwrap_or_default();
+            if !earlier.contains_key(&self.0.me) {
+                return Ok(earlier);
+            }
+            version = before;
+        }
+        Ok(voters)
+    }
+
+    /// Signs changes of the membership, as a voter from before them. From then on it must know of them: they are durable first.
     pub(crate) async fn endorse(&self) -> Result<(), Refusal> {
-        let owed = members::owed_endorsement(&self.tables(), self.0.me).map_err(|e| self.fail(&e))?;
-        let Some((version, head)) = owed else { return Ok(()) };
-        let signature = self.0.identity.sign(Domain::Head, &self.0.cluster, &encode(&head));
-        let endorsement = Endorsement { version, node: self.0.me, signature };
-        // Not ordered now means ordered in a later round.
-        let _ = self.propose(&Payload::Endorse(endorsement), STEP).await;
+        let owed = links::owed_endorsements(&self.tables(), self.0.me).map_err(|e| self.fail(&e))?;
+        if owed.is_empty() {
+            return Ok(());
+        }
+        self.0.store.sync().await.map_err(|e| self.fail(&e))?;
+        for (version, head) in owed {
+            let signature = self.0.identity.sign(Domain::Head, &self.0.cluster, &encode(&head));
+            let endorsement = Endorsement { version, node: self.0.me, signature };
+            // Not ordered now means ordered in a later round.
+            let _ = self.propose(&Payload::Endorse(endorsement), STEP).await;
+        }
         Ok(())
     }
 
     /// Whether an endorsement is one that a voter owes, before it fills the log.
     pub(crate) fn check_endorsement(&self, endorsement: &Endorsement) -> Result<(), Refusal> {
-        let owed = members::owed_endorsement(&self.tables(), endorsement.node).map_err(|e| self.fail(&e))?;
-        match owed {
-            Some((version, _)) if version == endorsement.version => Ok(()),
-            _ => Err(Refusal::new(ErrorCode::WrongState, "an endorsement that nobody waits for")),
+        let owed = links::owed_endorsements(&self.tables(), endorsement.node).map_err(|e| self.fail(&e))?;
+        if owed.iter().any(|(version, _)| *version == endorsement.version) {
+            return Ok(());
         }
+        Err(Refusal::new(ErrorCode::WrongState, "an endorsement that nobody waits for"))
     }
 
     /// Brings Raft, as the leader, to the members that administrators want. The door of every node allows exactly these steps.
@@ -194,8 +218,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
             let added = C::timeout(STEP, self.0.raft.add_learner(id, EmptyNode {}, false)).await;
             tracing::info!(node = id, done = matches!(added, Ok(Ok(_))), "a member follows the log");
         }
-        // The barrier: a majority of the voters from before has signed the change.
-        if !members::is_proved(&tables, wanted.version).map_err(|e| self.fail(&e))? {
+        if !self.is_barrier_passed(wanted.version).map_err(|e| self.fail(&e))? {
             return Ok(());
         }
         if !wanted.sets.is_settled() {
@@ -211,6 +234,31 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
             tracing::info!(nodes = ?gone, done = matches!(removed, Ok(Ok(_))), "nodes that left follow the log no more");
         }
         Ok(())
+    }
+
+    /// The barrier before Raft moves: a majority of the voters from before has signed the change, and as many as end every lease
+    /// that rests on them, if these can be had in time. Who leaves cannot be asked any more once Raft has moved.
+    fn is_barrier_passed(&self, version: u64) -> Result<bool, StoreFault> {
+        let tables = self.tables();
+        if !links::is_proved(&tables, version)? {
+            return Ok(false);
+        }
+        let now = self.boot_ms();
+        let begun = {
+            let mut moving = lock(&self.0.moving);
+            match *moving {
+                (of, at) if of == version => at,
+                _ => {
+                    *moving = (version, now);
+                    now
+                }
+            }
+        };
+        let may_come = |node| node == self.0.me || self.is_reachable(node);
+        let all = links::electorates(&tables, u64::MAX)?;
+        let former = all.split_last().map_or(&[][..], |(_, former)| former);
+        let waits = former.iter().any(|electorate| electorate.level(may_come) == Enforced::Byzantine);
+        Ok(!waits || now.saturating_sub(begun) >= limits::BARRIER_MS)
     }
 
     /// Changes the voters of Raft through a joint configuration, once the new ones are close to the end of the log. Goes on where an
@@ -239,7 +287,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
 
     /// Links after a version, for a peer.
     pub(crate) fn links_after(&self, version: u64) -> Result<Vec<Link>, Refusal> {
-        members::links_after(&self.tables(), version, limits::LINKS).map_err(|e| self.fail(&e))
+        links::links_after(&self.tables(), version, limits::LINKS).map_err(|e| self.fail(&e))
     }
 
     /// Learns from a peer how the membership came to a version. Nothing that it says counts but links that hold.
@@ -267,7 +315,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         let known = lock(&self.0.chain).clone();
         let mut followed = known.unwrap_or_else(|| Followed::genesis(&self.0.genesis));
         loop {
-            let links = members::links_after(&self.tables(), followed.version(), limits::LINKS)?;
+            let links = links::links_after(&self.tables(), followed.version(), limits::LINKS)?;
             match followed.take_all(links) {
                 Ok(0) => return Ok(followed),
                 Ok(_) => {}
@@ -298,7 +346,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         let Outcome::MembershipChanged { version, .. } = outcome else { return Ok(()) };
         let wait = async {
             let mut applied = self.0.applied.subscribe();
-            while !members::is_proved(&self.tables(), *version).map_err(|e| self.fail(&e))? {
+            while !links::is_proved(&self.tables(), *version).map_err(|e| self.fail(&e))? {
                 if applied.changed().await.is_err() {
                     return Err(Refusal::new(ErrorCode::Unreachable, "the node stops"));
                 }

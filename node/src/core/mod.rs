@@ -3,7 +3,7 @@
 //! symbolond runs it on tokio, gRPC over TLS and RocksDB; the simulator on a deterministic runtime, an in-memory network and a
 //! store that loses what was not synced. Everything that is decided is decided in `symbolon-protocol`.
 //!
-//! - [`raft_log`], [`raft_state`], [`checkpoint`], [`raft_net`], [`door`]: Raft and what is checked before it.
+//! - [`raft_log`], [`raft_state`], [`checkpoint`], [`raft_net`], [`door`], `incoming`: Raft and what is checked before it.
 //! - [`propose`]: getting entries ordered, and reading what is certainly current.
 //! - [`members`]: who belongs to the cluster, and how Raft follows.
 //! - [`answer`]: what this node answers its peers; [`start`]: the start rule; [`boots`]: who came back from the past.
@@ -21,6 +21,7 @@ pub mod ceremony;
 pub mod checkpoint;
 pub mod doctor;
 pub mod door;
+pub(crate) mod incoming;
 pub mod lease;
 pub mod members;
 pub mod operations;
@@ -184,8 +185,10 @@ pub(crate) struct Inner<C: NodeTypes, T, S: Store, E> {
     pub(crate) asked_for_stranger: AtomicU64,
     /// Whether Raft messages are accepted: the store is the certified one.
     pub(crate) admitted: AtomicBool,
+    /// The version of the membership to which this node moves Raft as the leader, and since when, milliseconds.
+    pub(crate) moving: Mutex<(u64, u64)>,
     /// An incoming checkpoint.
-    pub(crate) incoming: Mutex<Option<answer::Incoming>>,
+    pub(crate) incoming: Mutex<Option<incoming::Incoming>>,
     /// Why the node must stop.
     pub(crate) fatal: watch::Sender<Option<String>>,
 }
@@ -265,6 +268,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
             kept: Mutex::default(),
             asked_for_stranger: AtomicU64::new(0),
             admitted: AtomicBool::new(false),
+            moving: Mutex::default(),
             incoming: Mutex::new(None),
             fatal: watch::Sender::new(None),
         };

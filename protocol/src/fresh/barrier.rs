@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Quorums;
+use super::electorate::{self, Electorate};
 use super::position::SignedPosition;
 use crate::id::NodeId;
 use crate::limits;
@@ -46,28 +46,36 @@ pub enum Progress {
 #[derive(Debug)]
 pub struct Barrier {
     index: u64,
-    voters: BTreeSet<NodeId>,
+    /// On whom a lease may rest.
+    electorates: Vec<Electorate>,
     /// Whose shares are concerned, and how stale each of them may be, milliseconds.
     holders: BTreeMap<NodeId, u64>,
     positions: BTreeMap<NodeId, SignedPosition>,
-    /// When as many voters as a lease needs had confirmed.
+    /// Since when as many voters as a lease needs have confirmed.
     majority_ms: Option<u64>,
-    /// When as many voters as a barrier needs had confirmed.
+    /// Since when as many voters as a barrier needs have confirmed.
     quorum_ms: Option<u64>,
 }
 
 impl Barrier {
     /// For the entry with an index.
     #[must_use]
-    pub fn new(index: u64, voters: BTreeSet<NodeId>, holders: BTreeMap<NodeId, u64>) -> Self {
-        Self { index, voters, holders, positions: BTreeMap::new(), majority_ms: None, quorum_ms: None }
+    pub fn new(index: u64, electorates: Vec<Electorate>, holders: BTreeMap<NodeId, u64>) -> Self {
+        Self { index, electorates, holders, positions: BTreeMap::new(), majority_ms: None, quorum_ms: None }
+    }
+
+    /// On whom a lease may rest, by what this node has applied since.
+    pub fn set_electorates(&mut self, now_ms: u64, electorates: Vec<Electorate>) {
+        self.electorates = electorates;
+        self.weigh(now_ms);
     }
 
     /// Whose positions are missing.
     #[must_use]
     pub fn missing(&self) -> BTreeSet<NodeId> {
-        let all = self.voters.iter().chain(self.holders.keys());
-        all.filter(|node| !self.positions.contains_key(node)).copied().collect()
+        let confirmed = |node| self.positions.contains_key(&node);
+        let holders = self.holders.keys().copied().filter(|node| !confirmed(*node));
+        electorate::missing(&self.electorates, confirmed).into_iter().chain(holders).collect()
     }
 
     /// Takes a position whose signature was checked, and whose head is that of this node.
@@ -76,14 +84,14 @@ impl Barrier {
             return;
         }
         self.positions.insert(signed.position.node, signed);
-        let quorums = Quorums::of(self.voters.len());
-        let confirmed = self.positions.keys().filter(|node| self.voters.contains(node)).count();
-        if confirmed >= quorums.lease {
-            self.majority_ms.get_or_insert(now_ms);
-        }
-        if confirmed >= quorums.barrier {
-            self.quorum_ms.get_or_insert(now_ms);
-        }
+        self.weigh(now_ms);
+    }
+
+    fn weigh(&mut self, now_ms: u64) {
+        let level = electorate::level(&self.electorates, |node| self.positions.contains_key(&node));
+        let since = |mark: Option<u64>, wanted| (level >= wanted).then_some(mark.unwrap_or(now_ms));
+        self.majority_ms = since(self.majority_ms, Enforced::Crash);
+        self.quorum_ms = since(self.quorum_ms, Enforced::Byzantine);
     }
 
     /// The longest that a holder which did not confirm may go on by what it knew, milliseconds; 0 when all did.
@@ -99,8 +107,8 @@ impl Barrier {
         if let Some(at) = self.quorum_ms {
             return self.after_wait(begun_ms, now_ms, at, Enforced::Byzantine);
         }
-        let there = self.voters.iter().filter(|node| self.positions.contains_key(node) || reachable(**node)).count();
-        let hopeless = there < Quorums::of(self.voters.len()).barrier;
+        let there = |node| self.positions.contains_key(&node) || reachable(node);
+        let hopeless = electorate::level(&self.electorates, there) < Enforced::Byzantine;
         let patience = if hopeless { limits::BARRIER_HOPELESS_MS } else { limits::BARRIER_MS };
         let collecting = begun_ms.saturating_add(patience);
         if now_ms < collecting {

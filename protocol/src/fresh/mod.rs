@@ -4,10 +4,12 @@
 //! - [`Lease`]: asks all voters where they are, and holds the evidence that a majority of them is no further. From it comes
 //!   [`Fresh`], without which [`crate::contribute`] permits nothing.
 //! - [`Barrier`]: what a request that takes a right away waits for, and the [`Report`] by which a client checks it.
+//! - [`Electorate`]: voters on whose word a lease may rest, the ones from before a change included.
 //! - [`SignedPosition`], [`Equivocation`]: what voters sign, and the proof against one that signs two histories.
 //! - [`Withdrawals`]: requests that take something away and are on their way to the log.
 
 mod barrier;
+mod electorate;
 mod lease;
 mod position;
 mod report;
@@ -17,6 +19,7 @@ mod tests;
 mod withdrawn;
 
 pub use barrier::{Barrier, Enforced, Progress};
+pub use electorate::Electorate;
 pub use lease::{Evidence, Lease, LeaseView, Notice, Tally};
 pub use position::{Equivocation, Position, Question, SignedPosition};
 pub use report::{Checked, Claim, Expected, Place, Placed, Report};

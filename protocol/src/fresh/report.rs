@@ -2,17 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Quorums;
 use super::barrier::Enforced;
+use super::electorate::{self, Electorate};
 use super::position::SignedPosition;
 use crate::entry::{Entry, LogEntry, Payload};
-use crate::genesis::{Member, MemberRole};
 use crate::history::{self, Leaf};
 use crate::id::{ClusterId, Digest, NodeId};
+use crate::membership::{Endorsement, Followed, endorsers};
 use crate::outcome::Outcome;
 use crate::request::SignedRequest;
 use crate::schema::replicated as schema;
-use crate::state::members::LinkRecord;
+use crate::state::links::LinkRecord;
 use crate::table::{OrderedWrites, StoreFault, Tables};
 use crate::wire::{Bytes, decode, encode};
 
@@ -31,8 +31,10 @@ pub struct Report {
     pub staleness_ms: u64,
     /// That the entry is in the history of everybody in `positions`; none where there is nobody.
     pub place: Option<Place>,
+    /// Heads of links, by voters from before whose change those in `positions` are too few to speak for all of them.
+    pub endorsements: Vec<Endorsement>,
 }
-crate::wire_struct!(Report { index, enforced, positions, holders, staleness_ms, place });
+crate::wire_struct!(Report { index, enforced, positions, holders, staleness_ms, place, endorsements });
 
 /// The place of an entry in the history.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -160,8 +162,8 @@ impl Claim<'_> {
 pub struct Expected<'a> {
     /// The cluster.
     pub cluster: ClusterId,
-    /// Its members.
-    pub members: &'a BTreeMap<NodeId, Member>,
+    /// Its members, as far as links led.
+    pub followed: &'a Followed,
     /// The entry that took the right away.
     pub claim: Claim<'a>,
 }
@@ -189,7 +191,9 @@ impl Report {
         let mut confirmed = BTreeSet::new();
         for signed in &self.positions {
             let node = signed.position.node;
-            let member = expected.members.get(&node).ok_or_else(|| format!("with a position of {node}, no member"))?;
+            // Also of one that left: for the voters from before that.
+            let member =
+                expected.followed.member(node).ok_or_else(|| format!("with a position of {node}, no member"))?;
             if !signed.verifies(&member.key, &expected.cluster) {
                 return Err(format!("with a position that {} did not sign", member.name));
             }
@@ -200,19 +204,35 @@ impl Report {
         if !self.positions.is_empty() {
             self.check_place(&expected.claim)?;
         }
-        let votes = |node: &NodeId| expected.members.get(node).is_some_and(|m| m.role == MemberRole::Voter);
-        let voters: BTreeSet<NodeId> = expected.members.keys().filter(|node| votes(node)).copied().collect();
-        let (quorums, count) = (Quorums::of(voters.len()), confirmed.intersection(&voters).count());
-        let proved = match count {
-            count if count >= quorums.barrier => Enforced::Byzantine,
-            count if count >= quorums.lease => Enforced::Crash,
-            _ => Enforced::No,
-        };
-        if self.enforced > proved {
-            return Err(format!("that says `{}` with {count} of {} voters", self.enforced.name(), voters.len()));
+        let electorates = self.electorates(expected);
+        let has = |node: NodeId| confirmed.contains(&node);
+        if self.enforced > electorate::level(&electorates, has) {
+            let missing = electorate::missing(&electorates, has).len();
+            return Err(format!("that says `{}` where {missing} voters are missing", self.enforced.name()));
         }
-        let missing = voters.union(&self.holders).filter(|node| !confirmed.contains(node)).copied().collect();
+        let mut missing: BTreeSet<NodeId> = self.holders.iter().copied().filter(|node| !has(*node)).collect();
+        let short = electorates.iter().filter(|electorate| electorate.level(has) < Enforced::Byzantine);
+        missing.extend(short.chain(electorates.last()).flat_map(|electorate| electorate.missing(has)));
         Ok(Checked { enforced: self.enforced, missing, index: self.index })
+    }
+
+    /// On whom a lease may rest over a state without the entry: the voters of every version that began before it.
+    fn electorates(&self, expected: &Expected<'_>) -> Vec<Electorate> {
+        let followed = expected.followed;
+        let begun = followed.links().iter().take_while(|link| link.place.head.index < self.index).count();
+        let versions = (0..).zip(1..).take(begun.saturating_add(1));
+        let electorate = |(version, next): (u64, u64)| {
+            let voters = followed.at(version)?.voters();
+            let mut electorate = Electorate::of(voters.keys().copied().collect());
+            if let Some(link) = followed.links().get(usize::try_from(version).ok()?) {
+                let told = self.endorsements.iter().filter(|endorsement| endorsement.version == next);
+                let told = told.map(|endorsement| (endorsement.node, endorsement.signature)).collect();
+                electorate.passed = endorsers(&expected.cluster, &voters, &link.place.head, &told);
+                electorate.passed.extend(link.heads.keys());
+            }
+            Some(electorate)
+        };
+        versions.filter_map(electorate).collect()
     }
 
     /// Checks that the entry stands in the history of everybody who signed: heads of another history confirm nothing.

@@ -35,7 +35,7 @@ impl Subject {
                 let client: Option<ClientRecord> = read(tables, &schema::client(name))?;
                 Ok(client.map(|client| Self::Client(client.key)))
             }
-            // The old version signs until another entry makes the new one active.
+            // The old version signs until another entry makes the new one active; of a member nothing is signed by anybody.
             _ => Ok(None),
         }
     }

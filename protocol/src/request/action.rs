@@ -286,6 +286,8 @@ impl Action {
                 | Self::RevokeKey { .. }
                 | Self::DestroyKey { .. }
                 | Self::RemoveClient { .. }
+                | Self::RemoveMember { .. }
+                | Self::ReplaceMember { .. }
         )
     }
 }

@@ -324,7 +324,9 @@ pub(crate) fn owed_destructions(
             }
             let Some(record) = read::<VersionRecord>(tables, &schema::version(&key, version))? else { continue };
             let Some(below) = record.epoch.next() else { continue };
-            if record.owes_erasure(node, below) {
+            // Who proved it says so again when somebody left since and nobody else is owing.
+            let proved = || record.shares.iter().any(|set| set.erased.contains(&node));
+            if record.owes_erasure(node, below) || (proved() && shares::is_erased(tables, &record)?) {
                 owed.push(OwedErasure { key, version, below });
             }
         }

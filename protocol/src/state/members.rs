@@ -1,4 +1,4 @@
-//! The membership in the replicated state: changes, their links, what Raft may have as voters, and whose shares are needed.
+//! The membership in the replicated state: changes, what Raft may have as voters, and whose shares are needed.
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
@@ -6,34 +6,20 @@ pub(crate) mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::certificate::Activation;
 use crate::error::{Detail, ErrorCode, Refusal};
 use crate::genesis::{Genesis, Member, MemberRole, StartCertificate};
-use crate::history::Head;
 use crate::id::{KeyId, KeyVersion, Name, NodeId, StoreId};
-use crate::identity::{Domain, PublicKey, Signature};
+use crate::identity::PublicKey;
 use crate::limits;
-use crate::membership::{Endorsement, Link, Membership, is_majority};
+use crate::membership::Membership;
 use crate::outcome::Outcome;
-use crate::request::{Action, SignedRequest, VerifiedRequest};
+use crate::request::{Action, VerifiedRequest};
 use crate::schema::replicated as schema;
 use crate::table::{Overlay, StoreFault, Tables, read};
 use crate::wire::{Reader, Wire, decode, encode};
 
 use super::records::{self, ClusterRecord, KeyRecord, OperationRecord, VersionRecord};
-use super::{Stop, operation_id, refuse};
-
-/// A change of the membership, as far as its proof is there.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LinkRecord {
-    /// What an administrator signed.
-    pub request: SignedRequest,
-    /// Its place in the history; written right after its leaf.
-    pub place: Option<Activation>,
-    /// Signed heads of voters from before it; no more than are needed.
-    pub heads: BTreeMap<NodeId, Signature>,
-}
-crate::wire_struct!(LinkRecord { request, place, heads });
+use super::{Stop, links, operation_id, refuse};
 
 /// The voters that Raft may have: those that it was seen to have, then each set that came after.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -167,58 +153,6 @@ pub fn needed_shares(tables: &impl Tables, node: NodeId) -> Result<u64, StoreFau
     Ok(read(tables, &schema::holding_count(node))?.unwrap_or(0))
 }
 
-/// The version of the membership right after an index.
-///
-/// # Errors
-/// [`StoreFault`] when it cannot be read.
-pub fn version_at(tables: &impl Tables, index: u64) -> Result<u64, StoreFault> {
-    let mut version = records::cluster(tables)?.membership;
-    while version > 0 {
-        let link = read::<LinkRecord>(tables, &schema::link(version))?;
-        if link.and_then(|link| link.place).is_none_or(|place| place.head.index <= index) {
-            break;
-        }
-        version -= 1;
-    }
-    Ok(version)
-}
-
-/// Whether so many voters signed the head of a link that nobody needs to take our word for it.
-fn is_complete(tables: &impl Tables, version: u64, link: &LinkRecord) -> Result<bool, StoreFault> {
-    let before = version.checked_sub(1).map(|before| voters_at(tables, before)).transpose()?.flatten();
-    Ok(link.place.is_some() && before.is_some_and(|voters| is_majority(link.heads.len(), voters.len())))
-}
-
-/// Whether the change that made a version is proved to everybody; genesis needs no proof.
-///
-/// # Errors
-/// [`StoreFault`] when it cannot be read.
-pub fn is_proved(tables: &impl Tables, version: u64) -> Result<bool, StoreFault> {
-    match read::<LinkRecord>(tables, &schema::link(version))? {
-        Some(link) => is_complete(tables, version, &link),
-        None => Ok(version == 0),
-    }
-}
-
-/// Complete links after a version, at most `limit`.
-///
-/// # Errors
-/// [`StoreFault`] when they cannot be read.
-pub fn links_after(tables: &impl Tables, version: u64, limit: usize) -> Result<Vec<Link>, StoreFault> {
-    let mut links = Vec::new();
-    let mut next = version;
-    while links.len() < limit {
-        next = next.saturating_add(1);
-        let Some(record) = read::<LinkRecord>(tables, &schema::link(next))? else { break };
-        if !is_complete(tables, next, &record)? {
-            break;
-        }
-        let LinkRecord { request, place: Some(place), heads } = record else { break };
-        links.push(Link { request, place, heads });
-    }
-    Ok(links)
-}
-
 /// The store ids of the voters of genesis.
 pub(crate) fn started<T: Tables>(tables: &mut Overlay<'_, T>, certificate: &StartCertificate) {
     for answer in &certificate.answers {
@@ -237,7 +171,7 @@ pub(crate) fn change<T: Tables>(
     let Some(after) = before.after(action)? else {
         return refuse(ErrorCode::Internal, "not a request that changes the membership");
     };
-    if !is_proved(tables, before.version)? {
+    if !links::is_proved(tables, before.version)? {
         let message =
             format!("the change that made membership {} is not signed by a majority of the voters yet", before.version);
         return refuse(ErrorCode::OperationRunning, message);
@@ -349,66 +283,6 @@ fn still_needed(tables: &impl Tables, id: NodeId, member: &Member, needed: u64) 
         .with("keys", Detail::List(names)))
 }
 
-/// Remembers the request of a change: the first part of its link, under its leaf.
-pub(crate) fn begin_link<T: Tables>(tables: &mut Overlay<'_, T>, version: u64, request: &SignedRequest) {
-    let link = LinkRecord { request: request.clone(), place: None, heads: BTreeMap::new() };
-    tables.put(schema::link(version), &link);
-}
-
-/// Writes the place of a change, right after its leaf. A request that came again changed nothing and has its place.
-pub(crate) fn place_link<T: Tables>(
-    tables: &mut Overlay<'_, T>,
-    version: u64,
-    place: Activation,
-) -> Result<(), StoreFault> {
-    let key = schema::link(version);
-    if let Some(link) = read::<LinkRecord>(tables, &key)?.filter(|link| link.place.is_none()) {
-        tables.put(key, &LinkRecord { place: Some(place), ..link });
-    }
-    Ok(())
-}
-
-/// Takes a voter's signature over the head of a link.
-pub(crate) fn endorse<T: Tables>(
-    tables: &mut Overlay<'_, T>,
-    cluster: &ClusterRecord,
-    endorsement: &Endorsement,
-) -> Result<Outcome, Stop> {
-    let Endorsement { version, node, signature } = endorsement;
-    let link = read::<LinkRecord>(tables, &schema::link(*version))?;
-    let nothing = || refuse(ErrorCode::NotFound, "an endorsement of a change that did not happen");
-    let Some(LinkRecord { request, place: Some(place), mut heads }) = link else { return nothing() };
-    let Some(voters) = version.checked_sub(1).map(|before| voters_at(tables, before)).transpose()?.flatten() else {
-        return nothing();
-    };
-    // Nothing is added to a link that is complete: whoever follows it has it already.
-    if is_majority(heads.len(), voters.len()) {
-        return Ok(Outcome::Noted);
-    }
-    let payload = encode(&place.head);
-    if !voters.get(node).is_some_and(|key| key.verifies(Domain::Head, &cluster.cluster, &payload, signature)) {
-        return refuse(ErrorCode::BadSignature, format!("an endorsement of node {node} that does not verify"));
-    }
-    heads.insert(*node, *signature);
-    tables.put(schema::link(*version), &LinkRecord { request, place: Some(place), heads });
-    Ok(Outcome::Noted)
-}
-
-/// The head that a node has to sign as a voter from before the last change, with the version that the change made.
-///
-/// # Errors
-/// [`StoreFault`] when the store cannot be read.
-pub fn owed_endorsement(tables: &impl Tables, node: NodeId) -> Result<Option<(u64, Head)>, StoreFault> {
-    let version = records::cluster(tables)?.membership;
-    let Some(link) = read::<LinkRecord>(tables, &schema::link(version))? else { return Ok(None) };
-    if link.heads.contains_key(&node) || is_complete(tables, version, &link)? {
-        return Ok(None);
-    }
-    let before = version.checked_sub(1).map(|before| voters_at(tables, before)).transpose()?.flatten();
-    let votes = before.is_some_and(|voters| voters.contains_key(&node));
-    Ok(link.place.filter(|_| votes).map(|place| (version, place.head)))
-}
-
 /// A membership of Raft was applied: that of one set, in numbers. When it is the one that administrators want, Raft has moved.
 pub(crate) fn moved<T: Tables>(
     tables: &mut Overlay<'_, T>,
@@ -426,11 +300,16 @@ pub(crate) fn moved<T: Tables>(
 }
 
 /// Nodes whose shares of a version are needed: those of sets that are still the key, and those that an operation is about to make.
-fn needed_of(version: &VersionRecord, running: Option<&OperationRecord>) -> BTreeSet<NodeId> {
-    let open = version.shares.iter().filter(|set| !set.is_closed());
+fn needed_of(
+    tables: &impl Tables,
+    version: &VersionRecord,
+    running: Option<&OperationRecord>,
+) -> Result<BTreeSet<NodeId>, StoreFault> {
+    let left = records::left(tables, version)?;
+    let open = version.shares.iter().filter(|set| !set.is_closed(|node| left.contains(&node)));
     let mut nodes: BTreeSet<NodeId> = open.flat_map(super::records::ShareSet::owing).collect();
     nodes.extend(running.iter().flat_map(|running| &running.ceremony.holders));
-    nodes
+    Ok(nodes)
 }
 
 /// Makes the index of holders follow the versions that this entry wrote.
@@ -442,7 +321,7 @@ pub(crate) fn index_holders<T: Tables>(tables: &mut Overlay<'_, T>) -> Result<()
         let running = read::<OperationRecord>(tables, &schema::operation(&operation_id(&key, number)))?;
         let place = schema::holders(&key, number);
         let before = read::<BTreeSet<NodeId>>(tables, &place)?.unwrap_or_default();
-        let after = needed_of(&version, running.as_ref());
+        let after = needed_of(tables, &version, running.as_ref())?;
         for node in before.difference(&after) {
             tables.remove(schema::holding(*node, &key, number));
             count(tables, *node, |count| count.saturating_sub(1))?;

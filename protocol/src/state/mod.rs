@@ -6,6 +6,7 @@
 
 mod clients;
 mod keys;
+pub mod links;
 pub mod members;
 mod operations;
 pub mod records;
@@ -109,7 +110,7 @@ fn put_place<T: Tables>(tables: &mut Overlay<'_, T>, outcome: &Outcome, place: A
             }
             Ok(())
         }
-        Outcome::MembershipChanged { version, .. } => members::place_link(tables, *version, place),
+        Outcome::MembershipChanged { version, .. } => links::place_link(tables, *version, place),
         _ => Ok(()),
     }
 }
@@ -175,7 +176,7 @@ fn apply_payload<T: Tables>(
         Payload::Refresh { key, version } => redistributions::scheduled(tables, cluster, &key, version),
         Payload::Need(need) => redistributions::needed(tables, cluster, &need),
         Payload::Supports(support) => upgrade::supports(tables, cluster, &support),
-        Payload::Endorse(endorsement) => members::endorse(tables, cluster, &endorsement),
+        Payload::Endorse(endorsement) => links::endorse(tables, cluster, &endorsement),
     }
 }
 
@@ -234,7 +235,7 @@ fn apply_request<T: Tables>(
         Err(Stop::Fault(fault)) => return Err(fault),
     };
     if let Outcome::MembershipChanged { version, .. } = &outcome {
-        members::begin_link(tables, *version, request);
+        links::begin_link(tables, *version, request)?;
     }
     let expires_ms = body.expires_ms;
     let record = RequestRecord { digest: verified.digest(), expires_ms, outcome: outcome.without_words() };

@@ -196,12 +196,6 @@ impl VersionRecord {
     pub fn is_final(&self) -> bool {
         self.certificate.as_ref().is_some_and(|c| c.core.holders.iter().all(|node| c.activated.contains_key(node)))
     }
-    /// Earlier epochs of which so many shares may be left that they are the key.
-    #[must_use]
-    pub fn open_epochs(&self) -> Vec<&ShareSet> {
-        let signs = self.core().map(|core| core.epoch);
-        self.shares.iter().filter(|set| Some(set.epoch) != signs && !set.is_closed()).collect()
-    }
     /// Whether a node may have a share of an epoch below this one.
     #[must_use]
     pub fn owes_erasure(&self, node: NodeId, below: Epoch) -> bool {
@@ -291,6 +285,20 @@ pub fn members(tables: &impl Tables) -> Result<BTreeMap<NodeId, Member>, StoreFa
         members.insert(id, crate::wire::decode(&value)?);
     }
     Ok(members)
+}
+
+/// Who had shares of a version and is no member any more.
+///
+/// # Errors
+/// [`StoreFault`] when it cannot be read.
+pub fn left(tables: &impl Tables, version: &VersionRecord) -> Result<BTreeSet<NodeId>, StoreFault> {
+    let mut left = BTreeSet::new();
+    for node in version.shares.iter().flat_map(|set| &set.holders) {
+        if tables.get(&schema::member(*node))?.is_none() {
+            left.insert(*node);
+        }
+    }
+    Ok(left)
 }
 
 /// The client with an identity.

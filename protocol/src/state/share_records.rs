@@ -45,6 +45,9 @@ pub struct AttemptRecord {
 }
 crate::wire_struct!(AttemptRecord { trigger, epoch, roster, threshold, ended_ms, fault, reporter, culprits });
 
+/// How many nodes may say that they erased a share and keep it.
+const LIARS: usize = 1;
+
 /// Shares of one epoch that were handed out. They count until their holders proved erasure, also when the attempt that made
 /// them came to nothing: they are shares of the same key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,10 +69,12 @@ impl ShareSet {
     pub fn owing(&self) -> Vec<NodeId> {
         self.holders.iter().copied().filter(|node| !self.erased.contains(node)).collect()
     }
-    /// Whether fewer shares than the threshold can be left.
+    /// Whether fewer shares than the threshold can be left though one of the proofs is a lie. Where nodes left without a proof,
+    /// their shares are leaked, and no more can be had than the proofs of all others.
     #[must_use]
-    pub fn is_closed(&self) -> bool {
-        self.owing().len() < self.threshold.get()
+    pub fn is_closed(&self, left: impl Fn(NodeId) -> bool) -> bool {
+        let owing = self.owing();
+        owing.len().saturating_add(LIARS) < self.threshold.get() || owing.into_iter().all(left)
     }
 }
 

@@ -141,7 +141,8 @@ pub(crate) fn erased<T: Tables>(
     }
     let owed = version.shares.iter_mut().filter(|set| set.epoch < *below && set.holders.contains(node));
     let news = owed.map(|set| set.erased.insert(*node)).fold(false, |any, new| any | new);
-    if !news {
+    // What was said before may be enough since somebody left.
+    if !news && !is_erased(tables, &version)? {
         return Ok(Outcome::Noted);
     }
     let signs = version.core().map(|core| core.epoch);
@@ -149,7 +150,7 @@ pub(crate) fn erased<T: Tables>(
     if signs.is_none_or(|signs| !version.owes_erasure(*node, signs)) {
         tables.remove(schema::erasure(*node, key, *number));
     }
-    let destroyed = finish_destruction(tables, key, &mut version);
+    let destroyed = finish_destruction(tables, key, &mut version)?;
     tables.put(schema::version(key, *number), &version);
     if destroyed {
         return Ok(Outcome::KeyChanged { key: *key, versions: vec![(*number, KeyState::Destroyed)] });
@@ -165,17 +166,28 @@ fn may_erase(version: &VersionRecord, below: Epoch, now_ms: u64) -> bool {
 }
 
 /// True when the version is destroyed from now on.
-fn finish_destruction<T: Tables>(tables: &mut Overlay<'_, T>, key: &KeyId, version: &mut VersionRecord) -> bool {
-    let Some(destruction) = &version.destruction else { return false };
-    if version.shares.iter().all(|set| set.owing().is_empty()) {
+fn finish_destruction<T: Tables>(
+    tables: &mut Overlay<'_, T>,
+    key: &KeyId,
+    version: &mut VersionRecord,
+) -> Result<bool, StoreFault> {
+    let Some(destruction) = &version.destruction else { return Ok(false) };
+    let left = records::left(tables, version)?;
+    if version.shares.iter().flat_map(super::records::ShareSet::owing).all(|node| left.contains(&node)) {
         tables.remove(schema::destruction(destruction.at_ms, key, version.number));
     }
-    let destroyed =
-        version.state == KeyState::Destroying && version.shares.iter().all(super::records::ShareSet::is_closed);
+    let destroyed = is_erased(tables, version)?;
     if destroyed {
         version.state = KeyState::Destroyed;
     }
-    destroyed
+    Ok(destroyed)
+}
+
+/// Whether a version that is being destroyed is so from the next proof on, be it a repeated one.
+pub(crate) fn is_erased(tables: &impl Tables, version: &VersionRecord) -> Result<bool, StoreFault> {
+    let left = records::left(tables, version)?;
+    let closed = version.shares.iter().all(|set| set.is_closed(|node| left.contains(&node)));
+    Ok(version.state == KeyState::Destroying && closed)
 }
 
 /// Shares that a node has to erase now.

@@ -110,7 +110,7 @@ fn version_view(
 ) -> Result<VersionView, StoreFault> {
     let running = read::<OperationRecord>(tables, &schema::operation(&operation_id(key, version.number)))?;
     let certificate = records::shown_certificate(tables, key, &version)?;
-    let shares = SharesView::of(&version);
+    let shares = SharesView::of(tables, &version)?;
     Ok(VersionView {
         number: version.number,
         state: version.state_at(now_ms),

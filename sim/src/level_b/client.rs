@@ -10,6 +10,7 @@ use symbolon_protocol::error::{ErrorCode, Refusal};
 use symbolon_protocol::fresh::{Checked, Claim, Enforced, Expected};
 use symbolon_protocol::id::{KeyId, KeyVersion, Name, NodeId, RequestId, Threshold};
 use symbolon_protocol::identity::{Identity, PublicKey, Signature};
+use symbolon_protocol::membership::Followed;
 use symbolon_protocol::request::{
     Action, Grant, KeyPolicy, MessageDigest, Purpose, RequestBody, Role, RosterPlan, SignedRequest, Suite,
     VersionSelector,
@@ -232,7 +233,7 @@ impl Client {
             let report = ordered.barrier.ok_or_else(|| format!("`{what}` was answered without a report"))?;
             let expected = Expected {
                 cluster: cluster.genesis().cluster_id(),
-                members: &cluster.genesis().members,
+                followed: &Followed::genesis(cluster.genesis()),
                 claim: Claim::Request(&request, &ordered.outcome, ordered.index),
             };
             let checked =

@@ -7,6 +7,7 @@
 
 mod epoch_switch;
 mod lease;
+mod voters;
 
 use std::fmt::Debug;
 use std::hash::Hash;

@@ -14,6 +14,8 @@ pub(crate) struct MemberChanged {
     pub(crate) request_id: String,
     /// With which a new node starts; null where none is needed.
     pub(crate) ticket: Option<String>,
+    #[serde(flatten)]
+    pub(crate) enforcement: Enforcement,
 }
 
 /// `member list`.

@@ -106,7 +106,7 @@ impl Shares {
             holders: node_names(client, &set.holders),
             erased: set.erased.iter().map(|node| client.node_name(*node)).collect(),
             owing: node_names(client, &set.owing()),
-            closed: set.is_closed(),
+            closed: shares.is_closed(set),
         };
         Self {
             epoch: shares.epoch.get(),

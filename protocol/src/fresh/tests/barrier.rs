@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::fresh::{Barrier, Enforced, Progress};
+use crate::fresh::{Barrier, Electorate, Enforced, Progress};
 
 const W: u64 = 1_000;
 const R: u64 = 50;
@@ -15,7 +15,7 @@ fn nodes(numbers: impl IntoIterator<Item = u16>) -> BTreeSet<NodeId> {
 /// Of five voters; these hold shares.
 fn barrier(holders: impl IntoIterator<Item = u16>) -> Barrier {
     let holders = holders.into_iter().map(|number| (node(number), W)).collect();
-    Barrier::new(R, nodes(1..=5), holders)
+    Barrier::new(R, vec![Electorate::of(nodes(1..=5))], holders)
 }
 
 fn everybody(_: NodeId) -> bool {
@@ -55,7 +55,7 @@ fn a_holder_that_is_missing_is_waited_out() {
 #[test]
 fn the_longest_staleness_of_those_who_are_missing_counts() {
     let holders = BTreeMap::from([(node(1), W), (node(2), W), (node(5), 3 * W), (node(6), 10)]);
-    let mut barrier = Barrier::new(R, nodes(1..=5), holders);
+    let mut barrier = Barrier::new(R, vec![Electorate::of(nodes(1..=5))], holders);
     for number in 1..=4 {
         barrier.take(0, honest(number, 0, R));
     }
@@ -97,11 +97,36 @@ fn less_than_a_majority_enforces_nothing() {
 #[test]
 fn the_same_request_goes_on_where_it_was() {
     let holders = BTreeMap::from([(node(5), 60_000)]);
-    let mut barrier = Barrier::new(R, nodes(1..=5), holders);
+    let mut barrier = Barrier::new(R, vec![Electorate::of(nodes(1..=5))], holders);
     for number in 1..=4 {
         barrier.take(100, honest(number, 0, R));
     }
     assert_eq!(barrier.progress(0, 100, everybody), Progress::Done(Enforced::No), "longer than an answer is held");
     assert_eq!(barrier.progress(55_000, 55_000, everybody), Progress::Until(63_100));
     assert_eq!(barrier.progress(55_000, 63_100, everybody), Progress::Done(Enforced::Byzantine));
+}
+
+#[test]
+fn voters_from_before_a_change_are_waited_for_too() {
+    // 4 and 5 left; three of five had signed that when it began.
+    let before = |passed: &[u16]| Electorate { voters: nodes(1..=5), passed: nodes(passed.iter().copied()) };
+    let now = || Electorate::of([1, 2, 3, 6, 7].map(node).into());
+    let mut barrier = Barrier::new(R, vec![before(&[1, 2, 3]), now()], BTreeMap::new());
+    assert_eq!(barrier.missing(), nodes(1..=7));
+    for number in [1, 2, 3, 6, 7] {
+        barrier.take(10, honest(number, 0, R));
+    }
+    assert_eq!(barrier.missing(), nodes([4, 5]));
+    assert_eq!(barrier.progress(0, 10, everybody), Progress::Until(limits::BARRIER_MS));
+    let up = |node: NodeId| ![4, 5].contains(&node.get());
+    assert_eq!(barrier.progress(0, limits::BARRIER_HOPELESS_MS, up), Progress::Done(Enforced::Crash));
+    // One of the two signs the change late, or says where it is.
+    barrier.set_electorates(20, vec![before(&[1, 2, 3, 5]), now()]);
+    assert_eq!(barrier.progress(0, 20, everybody), Progress::Done(Enforced::Byzantine));
+    barrier.set_electorates(30, vec![before(&[1, 2, 3]), now()]);
+    barrier.take(40, honest(4, 0, R));
+    assert_eq!(barrier.progress(0, 40, everybody), Progress::Done(Enforced::Byzantine));
+    // Not even a majority of those from before knows of the change.
+    barrier.set_electorates(50, vec![Electorate::of(nodes(8..=12)), now()]);
+    assert_eq!(barrier.progress(0, limits::BARRIER_MS, everybody), Progress::Done(Enforced::No));
 }

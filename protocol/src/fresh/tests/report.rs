@@ -8,6 +8,7 @@ use crate::fresh::{Claim, Enforced, Expected, Placed, Report};
 use crate::genesis::{Genesis, Member, MemberRole};
 use crate::history::{self, Leaf};
 use crate::id::{Name, RequestId};
+use crate::membership::Followed;
 use crate::outcome::Outcome;
 use crate::request::{Action, Grant, Purpose, RequestBody, Role, SignedRequest, VersionSelector};
 use crate::state::records::ClientRecord;
@@ -120,12 +121,13 @@ impl Scene {
         let applied = positions.iter().map(|signed| signed.position.applied);
         let place = self.placed.place(&self.tables, applied).unwrap();
         let holders = BTreeSet::from([node(1), node(6)]);
-        Report { index: INDEX, enforced, positions, holders, staleness_ms: 0, place }
+        Report { index: INDEX, enforced, positions, holders, staleness_ms: 0, place, endorsements: Vec::new() }
     }
 
     fn check(&self, report: &Report) -> Result<crate::fresh::Checked, String> {
         let claim = Claim::Request(&self.request, &self.outcome, INDEX);
-        report.check(&Expected { cluster: self.genesis.cluster_id(), members: &self.genesis.members, claim })
+        let followed = Followed::genesis(&self.genesis);
+        report.check(&Expected { cluster: self.genesis.cluster_id(), followed: &followed, claim })
     }
 }
 
@@ -195,10 +197,10 @@ fn every_lie_is_found() {
 fn a_request_that_was_not_ordered_is_not_believed() {
     let scene = Scene::new();
     let good = scene.report(1..=5, Enforced::Byzantine);
-    let members = &scene.genesis.members;
+    let followed = &Followed::genesis(&scene.genesis);
     let cluster = scene.genesis.cluster_id();
     let check = |request: &SignedRequest, outcome: &Outcome, index: u64| {
-        good.check(&Expected { cluster, members, claim: Claim::Request(request, outcome, index) })
+        good.check(&Expected { cluster, followed, claim: Claim::Request(request, outcome, index) })
     };
     assert!(check(&scene.request, &scene.outcome, INDEX).is_ok());
     let other = request(&scene.genesis, Action::RemoveClient { name: name("carol") });
@@ -211,8 +213,75 @@ fn a_request_that_was_not_ordered_is_not_believed() {
     let entry = encode(&Entry { time_ms: place.time_ms, payload: Payload::Request(scene.request.clone()) });
     let (entry, outcome) = (LogEntry::Normal(&entry).digest(), scene.outcome.digest());
     let leaf = Leaf { index: INDEX, entry, outcome, writes: place.writes };
-    let certified = |leaf| good.check(&Expected { cluster, members, claim: Claim::Leaf(leaf) });
+    let certified = |leaf| good.check(&Expected { cluster, followed, claim: Claim::Leaf(leaf) });
     assert!(certified(leaf).is_ok());
     assert!(certified(Leaf { index: INDEX + 1, ..leaf }).is_err());
     assert!(certified(Leaf { writes: root(0, 0), ..leaf }).is_err(), "heads of a history with another entry there");
+}
+
+/// Five voters; 5 is replaced by 6, which so many of them sign, and a client is removed behind that. The report of the removal,
+/// with positions of so many nodes.
+fn behind_a_change(signed: &[u16], confirmed: &[u16]) -> (Followed, Report, SignedRequest, Outcome) {
+    use crate::state::links::endorsements_beside;
+    use crate::state::members::tests::{World as Members, replace};
+    let mut world = Members::new(5);
+    let grant = Grant { role: Role::Signer, keys: "*".to_owned() };
+    world.ask(Action::AddClient { name: name("bob"), key: identity(111).public(), grant });
+    world.ask(replace(5, 6));
+    signed.iter().for_each(|number| assert!(world.endorse(*number)));
+    let request = world.signed(100, Action::RemoveClient { name: name("bob") });
+    let (index, outcome, placed) = world.place(&request);
+    let head = history::root_at(&world.tables, index).unwrap().unwrap();
+    let cluster = world.genesis.cluster_id();
+    let sign = |of: &u16| Position { membership: 1, ..position(*of, 0, index, head) }.sign(&identity(*of), &cluster);
+    let positions: Vec<_> = confirmed.iter().map(sign).collect();
+    let place = placed.place(&world.tables, [index]).unwrap();
+    let nodes = confirmed.iter().map(|number| node(*number)).collect();
+    let endorsements = endorsements_beside(&world.tables, index, &nodes).unwrap();
+    let (holders, enforced) = (BTreeSet::new(), Enforced::Byzantine);
+    let report = Report { index, enforced, positions, holders, staleness_ms: 0, place, endorsements };
+    (world.followed(), report, request, outcome)
+}
+
+fn believed(found: &(Followed, Report, SignedRequest, Outcome), report: &Report) -> Result<Enforced, String> {
+    let (followed, _, request, outcome) = found;
+    let claim = Claim::Request(request, outcome, report.index);
+    report.check(&Expected { cluster: followed.cluster(), followed, claim }).map(|checked| checked.enforced)
+}
+
+#[test]
+fn voters_of_now_do_not_speak_for_those_from_before() {
+    // 4, 5 and one liar among 1, 2 and 3 can be a majority that never heard of the change.
+    let open = behind_a_change(&[1, 2, 3], &[1, 2, 3, 6]);
+    assert!(believed(&open, &open.1).unwrap_err().contains("missing"));
+    let crash = Report { enforced: Enforced::Crash, ..open.1.clone() };
+    assert_eq!(believed(&open, &crash), Ok(Enforced::Crash));
+    let fourth = behind_a_change(&[1, 2, 3], &[1, 2, 3, 4]);
+    assert_eq!(believed(&fourth, &fourth.1), Ok(Enforced::Byzantine));
+    let closed = behind_a_change(&[1, 2, 3, 4], &[1, 2, 3, 6]);
+    assert_eq!(believed(&closed, &closed.1), Ok(Enforced::Byzantine));
+    // Who left speaks for those from before, and for nobody now.
+    let left = behind_a_change(&[1, 2, 3, 4], &[1, 2, 3, 5]);
+    assert!(believed(&left, &left.1).is_err());
+}
+
+#[test]
+fn endorsements_that_a_client_has_not_seen_count_when_they_verify() {
+    // The client walked the link when three had signed it; the fourth is in the report.
+    let (mut found, late) = (behind_a_change(&[1, 2, 3], &[1, 2, 3, 6]), behind_a_change(&[1, 2, 3, 4], &[1, 2, 3, 6]));
+    let mut told = late.1.endorsements.clone();
+    told.retain(|endorsement| endorsement.node == node(4));
+    let good = Report { endorsements: told.clone(), ..found.1.clone() };
+    assert_eq!(believed(&found, &good), Ok(Enforced::Byzantine));
+    for change in [
+        |endorsement: &mut crate::membership::Endorsement| endorsement.node = node(6),
+        |endorsement: &mut crate::membership::Endorsement| endorsement.node = node(5),
+        |endorsement: &mut crate::membership::Endorsement| endorsement.version = 2,
+        |endorsement: &mut crate::membership::Endorsement| endorsement.version = 0,
+    ] {
+        let mut lie = told.clone();
+        lie.iter_mut().for_each(change);
+        found.1.endorsements = lie;
+        assert!(believed(&found, &found.1).is_err());
+    }
 }

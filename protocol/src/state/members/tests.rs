@@ -1,15 +1,19 @@
-//! Changes of the membership through `apply`: what is allowed when, what a link gets, whose shares hold a node back.
+//! Changes of the membership through `apply`, and a cluster to try them on: what is allowed when. Beside it what a link gets, and
+//! whose shares hold a node back.
+
+mod links;
+mod shares;
 
 use super::*;
 use crate::entry::{Entry, LogEntry, Payload};
 use crate::genesis::NewStore;
-use crate::id::{RequestId, Threshold};
-use crate::identity::Identity;
-use crate::lifecycle::KeyState;
-use crate::membership::Followed;
-use crate::request::{Grant, KeyPolicy, Purpose, RequestBody, Role, RosterPlan, Suite, VersionSelector};
+use crate::id::RequestId;
+use crate::identity::{Domain, Identity};
+use crate::membership::{Endorsement, Followed, Link};
+use crate::request::SignedRequest;
+use crate::request::{Grant, Purpose, RequestBody, Role, VersionSelector};
 use crate::state::apply;
-use crate::state::records::ShareSet;
+use crate::state::links::{is_proved, links_after, owed_endorsements, version_at};
 use crate::table::write_to;
 
 pub(crate) fn node(number: u16) -> NodeId {
@@ -36,7 +40,7 @@ pub(crate) fn member(number: u16, role: MemberRole) -> Member {
     }
 }
 
-fn store(number: u16) -> StoreId {
+pub(super) fn store(number: u16) -> StoreId {
     StoreId::from_bytes([u8::try_from(number).unwrap(); 16])
 }
 
@@ -48,7 +52,7 @@ pub(crate) fn remove(number: u16) -> Action {
     Action::RemoveMember { id: node(number), lost: false }
 }
 
-fn replace(old: u16, number: u16) -> Action {
+pub(crate) fn replace(old: u16, number: u16) -> Action {
     let member = member(number, MemberRole::Voter);
     Action::ReplaceMember { old: node(old), id: node(number), member, store: store(number), lost: false }
 }
@@ -66,7 +70,7 @@ pub(crate) fn dismiss(text: &str) -> Action {
 pub(crate) struct World {
     pub(crate) genesis: Genesis,
     pub(crate) tables: BTreeMap<Vec<u8>, Vec<u8>>,
-    index: u64,
+    pub(super) index: u64,
     requests: u8,
 }
 
@@ -105,6 +109,19 @@ impl World {
     pub(crate) fn order(&mut self, payload: Payload) -> Outcome {
         let bytes = encode(&Entry { time_ms: 1_000, payload });
         self.log(LogEntry::Normal(&bytes))
+    }
+
+    /// Orders a request that takes a right away: its index, its outcome, its place.
+    pub(crate) fn place(&mut self, request: &SignedRequest) -> (u64, Outcome, crate::fresh::Placed) {
+        let entry = encode(&Entry { time_ms: 1_000, payload: Payload::Request(request.clone()) });
+        let (index, mut overlay) = (self.index, Overlay::new(&self.tables));
+        let outcome = apply(&mut overlay, &self.genesis, index, LogEntry::Normal(&entry)).unwrap().outcome;
+        let writes = overlay.into_writes();
+        let cluster = self.genesis.cluster_id();
+        let placed = crate::fresh::Placed::of(&cluster, index, &entry, &outcome, &writes).unwrap();
+        write_to(&mut self.tables, writes);
+        self.index += 1;
+        (index, outcome, placed)
     }
 
     pub(crate) fn signed(&mut self, by: u16, action: Action) -> SignedRequest {
@@ -154,15 +171,16 @@ impl World {
     }
 
     /// The same, and Raft moves.
-    fn settle(&mut self, action: Action) {
+    pub(super) fn settle(&mut self, action: Action) {
         self.change(action);
         let wanted: Vec<u16> = self.membership().voters().keys().map(|node| node.get()).collect();
         self.raft(&[&wanted]);
     }
 
     /// A voter signs what it owes; true when it owed something.
-    fn endorse(&mut self, number: u16) -> bool {
-        let Some((version, head)) = owed_endorsement(&self.tables, node(number)).unwrap() else { return false };
+    pub(crate) fn endorse(&mut self, number: u16) -> bool {
+        let owed = owed_endorsements(&self.tables, node(number)).unwrap();
+        let Some((version, head)) = owed.first().copied() else { return false };
         let signature = identity(number).sign(Domain::Head, &self.genesis.cluster_id(), &encode(&head));
         let outcome = self.order(Payload::Endorse(Endorsement { version, node: node(number), signature }));
         assert_eq!(outcome, Outcome::Noted);
@@ -170,7 +188,7 @@ impl World {
     }
 
     /// A membership entry of Raft.
-    fn raft(&mut self, sets: &[&[u16]]) -> Outcome {
+    pub(super) fn raft(&mut self, sets: &[&[u16]]) -> Outcome {
         let voters: Option<BTreeSet<NodeId>> = match sets {
             [one] => Some(one.iter().map(|number| node(*number)).collect()),
             _ => None,
@@ -204,35 +222,7 @@ fn genesis_needs_no_link_and_its_rows_are_those_of_its_membership() {
     assert_eq!(voters_at(&world.tables, 0).unwrap().unwrap(), world.membership().voters());
     assert_eq!(store_of(&world.tables, node(2)).unwrap(), Some(store(2)));
     assert!(is_proved(&world.tables, 0).unwrap() && world.links().is_empty());
-    assert_eq!(owed_endorsement(&world.tables, node(1)).unwrap(), None);
-}
-
-#[test]
-fn each_change_is_a_link_that_leads_to_the_same_membership() {
-    let mut world = World::new(3);
-    world.settle(add(4, MemberRole::Voter));
-    world.settle(add(5, MemberRole::Learner));
-    world.settle(Action::MoveMember {
-        id: node(2),
-        peer_address: "elsewhere:1".to_owned(),
-        client_address: "elsewhere:2".to_owned(),
-    });
-    world.settle(appoint("third", 102));
-    world.settle(dismiss("second"));
-    world.settle(replace(1, 6));
-    world.settle(remove(5));
-    let now = world.membership();
-    assert_eq!((now.version, now.members.len(), now.departed.len()), (7, 4, 2));
-    let followed = world.followed();
-    assert_eq!(**followed.newest(), now, "who walks the links arrives where apply is");
-    assert_eq!(followed.store_of(node(6)), Some(store(6)));
-    for version in 0..=7 {
-        let voters = voters_at(&world.tables, version).unwrap().unwrap();
-        assert_eq!(followed.at(version).unwrap().voters(), voters, "{version}");
-    }
-    assert_eq!(store_of(&world.tables, node(1)).unwrap(), None);
-    let gone = departed(&world.tables).unwrap();
-    assert_eq!((gone[&node(1)].version, gone[&node(5)].version, gone[&node(1)].leaked), (6, 7, 0));
+    assert_eq!(owed_endorsements(&world.tables, node(1)).unwrap(), []);
 }
 
 #[test]
@@ -284,6 +274,11 @@ fn numbers_names_identities_and_addresses_are_not_used_twice() {
         let what = format!("{action:?}");
         assert_eq!(world.code(action), ErrorCode::AlreadyExists, "{what}");
     }
+    for number in [1, 4] {
+        let refusal = world.refusal(appoint("third", number));
+        assert_eq!(refusal.code, ErrorCode::AlreadyExists);
+        assert!(refusal.message.contains(&format!("node {number}")), "{}", refusal.message);
+    }
     assert_eq!(world.code(remove(9)), ErrorCode::NotFound);
     assert_eq!(world.code(replace(9, 5)), ErrorCode::NotFound);
     let same =
@@ -322,46 +317,6 @@ fn the_last_administrator_stays() {
     let left: Option<super::super::records::ClientRecord> =
         read(&world.tables, &schema::client(&name("root"))).unwrap();
     assert!(left.is_some());
-}
-
-#[test]
-fn the_next_change_waits_until_the_one_before_is_proved() {
-    let mut world = World::new(3);
-    assert!(matches!(world.ask(add(4, MemberRole::Learner)), Outcome::MembershipChanged { version: 1, .. }));
-    assert!(world.links().is_empty() && !is_proved(&world.tables, 1).unwrap());
-    assert_eq!(world.code(add(5, MemberRole::Learner)), ErrorCode::OperationRunning);
-    assert_eq!(world.code(appoint("third", 102)), ErrorCode::OperationRunning);
-    assert!(world.endorse(1));
-    assert_eq!(world.code(add(5, MemberRole::Learner)), ErrorCode::OperationRunning);
-    assert!(world.endorse(3));
-    assert_eq!(world.links().len(), 1);
-    // Two of three are enough; the third has nothing to sign any more.
-    assert!(!world.endorse(2) && !world.endorse(4));
-    world.change(add(5, MemberRole::Learner));
-}
-
-#[test]
-fn endorsements_are_of_voters_from_before_and_verify() {
-    let mut world = World::new(3);
-    world.ask(replace(3, 4));
-    let (version, head) = owed_endorsement(&world.tables, node(3)).unwrap().unwrap();
-    assert_eq!((version, head.membership), (1, 1), "the one that leaves votes on it, and the head names what comes");
-    assert_eq!(owed_endorsement(&world.tables, node(4)).unwrap(), None);
-    let cluster = world.genesis.cluster_id();
-    let signed = |by: u16, domain| identity(by).sign(domain, &cluster, &encode(&head));
-    for (by, signature) in
-        [(4, signed(4, Domain::Head)), (1, signed(2, Domain::Head)), (1, signed(1, Domain::Position))]
-    {
-        let outcome = world.order(Payload::Endorse(Endorsement { version, node: node(by), signature }));
-        assert!(matches!(outcome, Outcome::Refused(Refusal { code: ErrorCode::BadSignature, .. })), "{outcome:?}");
-    }
-    for version in [0, 2] {
-        let signature = signed(1, Domain::Head);
-        let outcome = world.order(Payload::Endorse(Endorsement { version, node: node(1), signature }));
-        assert!(matches!(outcome, Outcome::Refused(_)), "{outcome:?}");
-    }
-    assert!(world.endorse(3) && world.endorse(1));
-    assert!(is_proved(&world.tables, 1).unwrap());
 }
 
 #[test]
@@ -407,116 +362,4 @@ fn a_voter_that_does_not_come_up_is_taken_back() {
     assert_eq!(world.raft(&[&[1, 2, 3, 4]]), Outcome::Noted, "it was, and goes back");
     assert_eq!(world.raft(&[&[1, 2, 3]]), Outcome::VotersMoved { version: 2 });
     world.settle(add(5, MemberRole::Voter));
-}
-
-#[test]
-fn a_request_that_comes_again_changes_nothing() {
-    let mut world = World::new(3);
-    let request = world.signed(100, add(4, MemberRole::Learner));
-    let first = world.order(Payload::Request(request.clone()));
-    for voter in 1..=3 {
-        world.endorse(voter);
-    }
-    world.change(add(5, MemberRole::Learner));
-    let links = world.links();
-    assert_eq!(world.order(Payload::Request(request)), first);
-    assert_eq!((world.membership().version, world.links()), (2, links));
-}
-
-#[test]
-fn an_index_has_the_version_that_it_had() {
-    let mut world = World::new(1);
-    let at = |world: &World| version_at(&world.tables, world.index - 1).unwrap();
-    let genesis = world.index - 1;
-    world.change(add(2, MemberRole::Learner));
-    let first = world.index - 1;
-    assert_eq!(at(&world), 1);
-    world.change(add(3, MemberRole::Learner));
-    let versions = [genesis, first, world.index - 1].map(|index| version_at(&world.tables, index).unwrap());
-    assert_eq!(versions, [0, 1, 2]);
-}
-
-/// Writes a version as an entry would, and lets the index follow.
-fn put_version(world: &mut World, key: KeyId, shares: Vec<ShareSet>) {
-    let mut overlay = Overlay::new(&world.tables);
-    let mut version: VersionRecord = read(&overlay, &schema::version(&key, KeyVersion::FIRST)).unwrap().unwrap();
-    version.shares = shares;
-    version.state = KeyState::Active;
-    overlay.put(schema::version(&key, KeyVersion::FIRST), &version);
-    overlay.remove(schema::operation(&operation_id(&key, KeyVersion::FIRST)));
-    index_holders(&mut overlay).unwrap();
-    let writes = overlay.into_writes();
-    write_to(&mut world.tables, writes);
-}
-
-fn share_set(epoch: u32, holders: &[u16], erased: &[u16]) -> ShareSet {
-    ShareSet {
-        epoch: crate::id::Epoch::new(epoch).unwrap(),
-        holders: holders.iter().map(|number| node(*number)).collect(),
-        threshold: Threshold::new(2, holders.len()).unwrap(),
-        erased: erased.iter().map(|number| node(*number)).collect(),
-    }
-}
-
-fn create(world: &mut World, text: &str) -> KeyId {
-    let roster: Vec<NodeId> = [1, 2, 3].map(node).into();
-    let action = Action::CreateKey {
-        name: name(text),
-        suite: Suite::Ed25519,
-        plan: RosterPlan { roster, spares: vec![node(4)], threshold: Threshold::new(2, 3).unwrap() },
-        tags: BTreeMap::new(),
-        expires_ms: None,
-        policy: KeyPolicy::default(),
-    };
-    match world.ask(action) {
-        Outcome::Generating { key, .. } => key,
-        outcome => panic!("{outcome:?}"),
-    }
-}
-
-fn needed(world: &World) -> [u64; 4] {
-    [1, 2, 3, 4].map(|number| needed_shares(&world.tables, node(number)).unwrap())
-}
-
-#[test]
-fn a_node_whose_shares_are_needed_does_not_leave() {
-    let mut world = World::new(4);
-    let keys: Vec<KeyId> = (0..7).map(|number| create(&mut world, &format!("key{number}"))).collect();
-    assert_eq!(needed(&world), [7, 7, 7, 0], "while a key is made too; a spare is free to go");
-    let refusal = world.refusal(remove(1));
-    assert_eq!(refusal.code, ErrorCode::StillNeeded);
-    assert_eq!(refusal.details["needed"], Detail::Number(7));
-    assert!(matches!(&refusal.details["keys"], Detail::List(names) if names.len() == 5), "{refusal:?}");
-    for key in &keys {
-        put_version(&mut world, *key, vec![share_set(1, &[1, 2, 3], &[])]);
-    }
-    assert_eq!(needed(&world), [7, 7, 7, 0]);
-    // Moved away from node 1: needed until so many have erased that the old set is the key no more.
-    put_version(&mut world, keys[0], vec![share_set(1, &[1, 2, 3], &[3]), share_set(2, &[2, 3, 4], &[])]);
-    assert_eq!(needed(&world), [7, 7, 7, 1]);
-    put_version(&mut world, keys[0], vec![share_set(1, &[1, 2, 3], &[2, 3]), share_set(2, &[2, 3, 4], &[])]);
-    assert_eq!(needed(&world), [6, 7, 7, 1]);
-    for key in &keys[1..] {
-        put_version(&mut world, *key, vec![share_set(1, &[1, 2, 3], &[1]), share_set(2, &[2, 3, 4], &[])]);
-    }
-    assert_eq!(needed(&world), [0, 7, 7, 7]);
-    world.settle(remove(1));
-}
-
-#[test]
-fn a_lost_node_leaves_and_its_shares_are_counted() {
-    let mut world = World::new(4);
-    let keys: Vec<KeyId> = (0..3).map(|number| create(&mut world, &format!("key{number}"))).collect();
-    for key in &keys {
-        put_version(&mut world, *key, vec![share_set(1, &[1, 2, 3], &[])]);
-    }
-    world.settle(Action::RemoveMember { id: node(1), lost: true });
-    assert_eq!(departed(&world.tables).unwrap()[&node(1)].leaked, 3);
-    // The count at its going stays; what is still out falls as the keys move on.
-    put_version(&mut world, keys[0], vec![share_set(1, &[1, 2, 3], &[2, 3]), share_set(2, &[2, 3, 4], &[])]);
-    assert_eq!(needed(&world), [2, 3, 3, 1]);
-    assert_eq!(departed(&world.tables).unwrap()[&node(1)].leaked, 3);
-    // It proves nothing any more.
-    let now = world.membership();
-    assert!(!now.members.contains_key(&node(1)) && now.departed.contains_key(&node(1)));
 }

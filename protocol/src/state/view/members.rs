@@ -4,7 +4,7 @@ use crate::genesis::Member;
 use crate::id::{Name, NodeId};
 use crate::limits;
 use crate::membership::Link;
-use crate::state::{members, records};
+use crate::state::{links, members, records};
 use crate::table::{StoreFault, Tables};
 
 /// A member as the asked node sees it.
@@ -95,6 +95,6 @@ pub fn members_view(tables: &impl Tables, after: u64) -> Result<MembersView, Sto
         settled: members::voter_sets(tables)?.is_settled(),
         members: list,
         departed,
-        links: members::links_after(tables, after, limits::LINKS)?,
+        links: links::links_after(tables, after, limits::LINKS)?,
     })
 }

@@ -1,9 +1,11 @@
 //! Shares and share operations as clients see them.
 
+use std::collections::BTreeSet;
+
 use crate::id::{Epoch, KeyVersion, Name, NodeId, OperationId};
 use crate::schema::replicated as schema;
 use crate::state::may_read_key;
-use crate::state::records::{ClientRecord, OperationRecord, ShareSet, Trigger, VersionRecord};
+use crate::state::records::{self, ClientRecord, OperationRecord, ShareSet, Trigger, VersionRecord};
 use crate::table::{StoreFault, Tables};
 
 /// The shares of a version.
@@ -23,15 +25,17 @@ pub struct SharesView {
     pub refresh_ms: Option<u64>,
     /// Every epoch of which a share may be left, and who proved erasure.
     pub out: Vec<ShareSet>,
+    /// Who of these holders is no member any more and will prove nothing.
+    pub left: BTreeSet<NodeId>,
 }
-crate::wire_struct!(SharesView { epoch, committed_ms, holders, stale, activated, refresh_ms, out });
+crate::wire_struct!(SharesView { epoch, committed_ms, holders, stale, activated, refresh_ms, out, left });
 
 impl SharesView {
-    pub(super) fn of(version: &VersionRecord) -> Option<Self> {
-        let certificate = version.certificate.as_ref()?;
+    pub(super) fn of(tables: &impl Tables, version: &VersionRecord) -> Result<Option<Self>, StoreFault> {
+        let Some(certificate) = &version.certificate else { return Ok(None) };
         let core = &certificate.core;
         let stale = |node: &NodeId| !core.holders.contains(node) || version.stale.contains(node);
-        Some(Self {
+        Ok(Some(Self {
             epoch: core.epoch,
             committed_ms: version.committed_ms,
             holders: core.holders.clone(),
@@ -39,12 +43,18 @@ impl SharesView {
             activated: certificate.activated.keys().copied().collect(),
             refresh_ms: version.refresh_ms,
             out: version.shares.clone(),
-        })
+            left: records::left(tables, version)?,
+        }))
     }
     /// Earlier epochs of which so many shares may be left that they are the key.
     #[must_use]
     pub fn open(&self) -> Vec<&ShareSet> {
-        self.out.iter().filter(|set| set.epoch != self.epoch && !set.is_closed()).collect()
+        self.out.iter().filter(|set| set.epoch != self.epoch && !self.is_closed(set)).collect()
+    }
+    /// Whether fewer shares of a set than its threshold can be left.
+    #[must_use]
+    pub fn is_closed(&self, set: &ShareSet) -> bool {
+        set.is_closed(|node| self.left.contains(&node))
     }
 }
 
