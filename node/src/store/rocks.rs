@@ -46,7 +46,7 @@ impl Closing {
 /// With what to do about it.
 fn fault(error: &rocksdb::Error) -> StoreFault {
     let advice = match error.kind() {
-        ErrorKind::Corruption => {
+        ErrorKind::Corruption | ErrorKind::InvalidArgument => {
             "; the disk does not give back what was written. Put another node in the place of this one (`symbolon member \
              replace`)"
         }
@@ -61,8 +61,7 @@ fn columns() -> impl Iterator<Item = ColumnFamilyDescriptor> {
 }
 
 /// Whether everything is there that was synced.
-fn check_tail(db: &DB, directory: &Path) -> Result<(), StoreFault> {
-    let synced = mark::synced(directory).map_err(|e| StoreFault(e.to_string()))?;
+fn check_tail(db: &DB, synced: u64) -> Result<(), StoreFault> {
     let end = db.latest_sequence_number();
     if end >= synced {
         return Ok(());
@@ -73,10 +72,11 @@ fn check_tail(db: &DB, directory: &Path) -> Result<(), StoreFault> {
     )))
 }
 
-fn options() -> Options {
+fn options(is_new: bool) -> Options {
     let mut options = Options::default();
     options.create_if_missing(true);
-    options.create_missing_column_families(true);
+    // One that a store had and lost must not come back empty.
+    options.create_missing_column_families(is_new);
     options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
     options.set_track_and_verify_wals_in_manifest(true);
     options.set_paranoid_checks(true);
@@ -95,8 +95,10 @@ impl RocksStore {
     /// # Errors
     /// [`StoreFault`] when it is damaged, lost its tail, is locked by another process or cannot be created.
     pub fn open(directory: &Path) -> Result<Self, StoreFault> {
-        let db = DB::open_cf_descriptors(&options(), directory, columns()).map_err(|e| fault(&e))?;
-        check_tail(&db, directory)?;
+        let synced = mark::synced(directory).map_err(|e| StoreFault(e.to_string()))?;
+        let is_new = synced == 0 || !directory.join("CURRENT").exists();
+        let db = DB::open_cf_descriptors(&options(is_new), directory, columns()).map_err(|e| fault(&e))?;
+        check_tail(&db, synced)?;
         let mark = Mark::open(directory).map_err(|e| StoreFault(e.to_string()))?;
         let db = Arc::new(db);
         let (flusher, waiters) = mpsc::channel();
@@ -113,8 +115,10 @@ impl RocksStore {
     /// # Errors
     /// [`StoreFault`] when it is damaged or lost its tail.
     pub fn open_read_only(directory: &Path) -> Result<Self, StoreFault> {
-        let db = DB::open_cf_descriptors_read_only(&options(), directory, columns(), false).map_err(|e| fault(&e))?;
-        check_tail(&db, directory)?;
+        let synced = mark::synced(directory).map_err(|e| StoreFault(e.to_string()))?;
+        let db = DB::open_cf_descriptors_read_only(&options(false), directory, columns(), false);
+        let db = db.map_err(|e| fault(&e))?;
+        check_tail(&db, synced)?;
         // Nobody waits at the other end: what syncs is refused.
         let (flusher, _) = mpsc::channel();
         Ok(Self { db: Arc::new(db), flusher, thread: Arc::default() })
