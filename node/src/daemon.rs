@@ -24,6 +24,7 @@ use crate::core::boots::PeerBoots;
 use crate::core::start::{last_boot, name_store, open_store};
 use crate::core::types::{EntryBytes, Lane, LeaderId, OutcomeBytes, Surroundings, Timing, Vault};
 use crate::core::{Core, Parts, lock};
+use crate::examine::examine;
 use crate::harden::harden_process;
 use crate::host::Host;
 use crate::link::Peers;
@@ -73,6 +74,10 @@ impl Surroundings for System {
 
     fn examine(&self) -> Vec<Check> {
         self.host.examine()
+    }
+
+    fn disk_free(&self) -> u64 {
+        self.host.disk_free()
     }
 }
 
@@ -147,11 +152,11 @@ fn open_slots(loaded: &Loaded) -> Result<SlotFile, String> {
     slots.map_err(|e| e.to_string())
 }
 
-/// Says what would fail before anything is started.
+/// Says what would fail before anything is started; `whole` reads the whole store too.
 ///
 /// # Errors
 /// The first thing that would fail.
-pub fn check(path: &Path) -> Result<String, String> {
+pub fn check(path: &Path, whole: bool) -> Result<String, String> {
     let loaded = load(path, None)?;
     for (key, bind) in loaded.config.listeners() {
         std::net::TcpListener::bind(bind).map_err(|e| format!("{key} = \"{bind}\": {e}"))?;
@@ -170,17 +175,41 @@ pub fn check(path: &Path) -> Result<String, String> {
         return Err(format!("data: {} is no directory", loaded.config.data.display()));
     }
     tracing_subscriber::EnvFilter::try_new(&loaded.config.log_filter).map_err(|e| format!("log_filter: {e}"))?;
-    if slots_path(&loaded.config).exists() {
-        drop(open_slots(&loaded)?);
-    } else {
-        drop(seal_key(&loaded.config)?);
-    }
+    let is_new = !slots_path(&loaded.config).exists() && !rocks::directory(&loaded.config.data).exists();
+    let found = match (is_new, whole) {
+        (true, _) => seal_key(&loaded.config).map(|_| String::new())?,
+        (false, false) => open_slots(&loaded).map(|_| String::new())?,
+        (false, true) => format!(". {}", check_store(&loaded)?),
+    };
     Ok(format!(
-        "node {} ({}) of cluster {} {}: configuration, identity, genesis, seal and addresses are in order",
+        "node {} ({}) of cluster {} {}: configuration, identity, genesis, seal and addresses are in order{found}",
         loaded.me,
         member.name,
         loaded.genesis.name,
         loaded.genesis.cluster_id()
+    ))
+}
+
+fn check_store(loaded: &Loaded) -> Result<String, String> {
+    let slots = open_slots(loaded)?;
+    let directory = rocks::directory(&loaded.config.data);
+    let named = |what: String| format!("{}: {what}", directory.display());
+    let store = RocksStore::open_read_only(&directory).map_err(|e| named(e.to_string()))?;
+    check_boot(&slots, &store)?;
+    examine(&store, &FileVault { slots: Mutex::new(slots) }).map_err(named)
+}
+
+/// The slot file remembers the boot that was counted last: a store that counts lower has lost what it had written.
+fn check_boot(slots: &SlotFile, store: &RocksStore) -> Result<(), String> {
+    let counted = last_boot(store)?;
+    if slots.sequence() <= counted {
+        return Ok(());
+    }
+    Err(format!(
+        "the store is older than the key slots (boot {counted} after {}): it was restored or lost its tail. This node is \
+         quarantined: it must not sign or vote again with this identity. Put another node in its place (`symbolon member \
+         replace`)",
+        slots.sequence()
     ))
 }
 
@@ -226,21 +255,12 @@ pub fn run(path: &Path, ticket: Option<&Path>) -> Result<(), String> {
 
 async fn open_core(loaded: &Loaded) -> Result<(RocksStore, FileVault, BootId), String> {
     let mut slots = open_slots(loaded)?;
-    let store = RocksStore::open(&rocks::directory(&loaded.config.data)).map_err(|e| {
-        format!("{}: {e}. The node stops; nothing was changed", rocks::directory(&loaded.config.data).display())
-    })?;
+    let store = RocksStore::open(&rocks::directory(&loaded.config.data))
+        .map_err(|e| format!("{}: {e}. The node stops", rocks::directory(&loaded.config.data).display()))?;
     let mut random = [0; 16];
     OsRng.fill_bytes(&mut random);
-    // The slot file remembers the boot that was counted last: a store that counts lower has lost what it had written. Asked
-    // before anything is counted, so that starting again and again does not wear the difference out.
-    let counted = last_boot(&store)?;
-    if slots.sequence() > counted {
-        return Err(format!(
-            "the store is older than the key slots (boot {counted} after {}): it was restored or lost its tail. This node is \
-             quarantined: it must not sign or vote again with this identity",
-            slots.sequence()
-        ));
-    }
+    // Before anything is counted, so that starting again and again does not wear the difference out.
+    check_boot(&slots, &store)?;
     let (cluster, enrolled) = (loaded.genesis.cluster_id(), loaded.config.data.join(STORE_ID));
     if let Some(id) = read_store_id(&enrolled)? {
         name_store(&store, cluster, loaded.me, id).await?;

@@ -9,6 +9,7 @@ use nix::sys::statvfs::statvfs;
 use symbolon_protocol::limits;
 use symbolon_protocol::state::view::{Check, Level};
 
+use crate::core::types::DISK_RESERVE_BYTES;
 use crate::harden::Protection;
 
 /// Files that a node has open besides its connections: the store's tables and logs, the slot file, listeners.
@@ -39,21 +40,35 @@ impl Host {
         checks.extend(self.protections.iter().map(protection));
         checks
     }
+
+    /// Free space in the data directory, bytes; none where it cannot be looked at.
+    #[must_use]
+    pub fn disk_free(&self) -> u64 {
+        free_bytes(&self.data).unwrap_or(0)
+    }
+}
+
+fn free_bytes(data: &Path) -> nix::Result<u64> {
+    let disk = statvfs(data)?;
+    Ok(disk.blocks_available().saturating_mul(disk.fragment_size()))
 }
 
 fn disk_space(data: &Path) -> Check {
     const NAME: &str = "disk_space";
-    let disk = match statvfs(data) {
-        Ok(disk) => disk,
+    let bytes = match free_bytes(data) {
+        Ok(bytes) => bytes,
         Err(error) => {
             let detail = format!("the data directory cannot be looked at: {error}");
             return Check::new(NAME, Level::Failure, detail, "look at the disk, and whether it is mounted");
         }
     };
-    let bytes = disk.blocks_available().saturating_mul(disk.fragment_size());
     let level = disk_level(bytes);
+    let mut detail = format!("{} MiB are free in the data directory", bytes >> 20);
+    if bytes < DISK_RESERVE_BYTES {
+        detail.push_str(": this node gives no shares");
+    }
     let advice = if level == Level::Ok { "" } else { "make room: a full disk stops the node" };
-    Check::new(NAME, level, format!("{} MiB are free in the data directory", bytes >> 20), advice)
+    Check::new(NAME, level, detail, advice)
 }
 
 fn disk_level(bytes: u64) -> Level {

@@ -27,7 +27,7 @@ enum Command {
     /// Run a node
     Run(RunArgs),
     /// Say what would fail before the node runs
-    Check(ConfigArgs),
+    Check(CheckArgs),
     /// Ask a node on this machine how it is; exit 0 when it is well
     Health(ConfigArgs),
     /// Make and run a whole cluster on this machine, for development
@@ -39,6 +39,15 @@ struct ConfigArgs {
     /// The node's configuration
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
+}
+
+#[derive(Args)]
+struct CheckArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Read the whole store too, and open every share; changes nothing
+    #[arg(long)]
+    store: bool,
 }
 
 #[derive(Args)]
@@ -162,7 +171,7 @@ fn work(command: Command) -> Result<String, String> {
             say(&cluster_line(&args.config.config)?);
             daemon::run(&args.config.config, args.ticket.as_deref()).map(|()| String::new())
         }
-        Command::Check(args) => daemon::check(&args.config),
+        Command::Check(args) => daemon::check(&args.config.config, args.store),
         Command::Health(args) => daemon::ask_health(&args.config),
         Command::Dev(args) => dev(args),
     }

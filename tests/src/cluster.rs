@@ -153,11 +153,21 @@ impl Cluster {
     /// When it runs, or cannot be started.
     #[track_caller]
     pub fn start_node(&mut self, node: usize) {
+        self.start_node_with(node, &[]);
+    }
+
+    /// The same with further variables of the environment.
+    ///
+    /// # Panics
+    /// When it runs, or cannot be started.
+    #[track_caller]
+    pub fn start_node_with(&mut self, node: usize, environment: &[(&str, &str)]) {
         assert!(!self.runs(node), "{} runs already", name(node));
         let log = File::options().create(true).append(true).open(self.log_path(node)).expect("a log file");
         let mut command = Command::new(binary("symbolond"));
         command.arg("run").arg("--config").arg(self.config(node)).stdin(Stdio::null());
         command.stdout(log.try_clone().expect("a second handle of the log")).stderr(log);
+        command.envs(environment.iter().copied());
         let child = command.spawn().unwrap_or_else(|error| panic!("cannot start {}: {error}", name(node)));
         self.nodes[node - 1] = Some(child);
     }

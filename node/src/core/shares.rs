@@ -15,7 +15,7 @@ use symbolon_protocol::table::{StoreFault, read};
 use symbolon_protocol::wire::{Bytes, Reader, Wire, decode, encode};
 use zeroize::Zeroizing;
 
-use super::types::{NodeTypes, Surroundings, Transport};
+use super::types::{NodeTypes, Surroundings, Transport, Vault};
 use super::{Core, lock};
 use crate::store::{Batch, Column, Store};
 
@@ -32,9 +32,39 @@ symbolon_protocol::wire_struct!(ShareRecord { core, sealed });
 /// A staged share of a version that failed is kept for so long after the version was asked for, milliseconds.
 const ORPHAN_MS: u64 = 24 * 3600 * 1000;
 
+const RECORD_ID: &str = "symbolon/share-record/v1";
+
 /// Name of a record and of its slot.
 fn record_id(key: &KeyId, version: KeyVersion, epoch: Epoch) -> [u8; 32] {
-    *tagged_hash("symbolon/share-record/v1", &private::share(key, version, epoch)).as_bytes()
+    *tagged_hash(RECORD_ID, &private::share(key, version, epoch)).as_bytes()
+}
+
+/// Unseals every share of a node that does not run: how many open, and which key versions and epochs do not.
+///
+/// # Errors
+/// [`StoreFault`].
+pub fn check_shares<S: Store>(store: &S, vault: &impl Vault) -> Result<(usize, Vec<String>), StoreFault> {
+    let (mut opened, mut shut, mut after) = (0, Vec::new(), Vec::new());
+    loop {
+        let page = store.scan(Column::Private, private::SHARES, &after, 256)?;
+        let Some((last, _)) = page.last() else { return Ok((opened, shut)) };
+        after.clone_from(last);
+        for (key, bytes) in page {
+            let id = *tagged_hash(RECORD_ID, &key).as_bytes();
+            if store.get(Column::Private, &private::erase_intent(&Digest::from_bytes(id)))?.is_some() {
+                continue;
+            }
+            let record: ShareRecord = decode(&bytes)?;
+            match vault.open(id, &record.sealed.0) {
+                Ok(_) => opened += 1,
+                Err(why) => {
+                    let (key, (version, epoch)): (KeyId, (KeyVersion, Epoch)) =
+                        Wire::take(&mut Reader::new(key.get(1..).unwrap_or_default()))?;
+                    shut.push(format!("key {key} version {version} epoch {epoch}: {why}"));
+                }
+            }
+        }
+    }
 }
 
 impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {

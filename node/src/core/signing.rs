@@ -19,7 +19,7 @@ use symbolon_protocol::sign::{CheckedSigners, Commitments, HolderShare, KeyGroup
 use symbolon_protocol::state::records;
 
 pub use self::coordinate::Signed;
-use super::types::{NodeTypes, Surroundings, Transport};
+use super::types::{DISK_RESERVE_BYTES, NodeTypes, Surroundings, Transport};
 use super::usage::Decision;
 use super::{Core, lock};
 use crate::store::Store;
@@ -217,6 +217,16 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         refused: Option<&Refusal>,
         core: Option<&CertificateCore>,
     ) -> Result<(), Refusal> {
+        if self.0.surroundings.disk_free() < DISK_RESERVE_BYTES {
+            // A share needs its record; a refusal can do without.
+            let full = || {
+                format!(
+                    "the disk of {} is nearly full: it gives no shares until there is room",
+                    self.name_of(self.0.me)
+                )
+            };
+            return refused.map(|_| ()).ok_or_else(|| Refusal::new(ErrorCode::StorageFailed, full()));
+        }
         let used = core.map(|core| (core.key, (core.version, core.epoch)));
         let decision = Decision { now_ms: self.now_ms(), request, coordinator, refused, used };
         self.0.usage.append(verified.body(), &decision).map_err(|e| self.fail(&e))?

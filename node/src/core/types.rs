@@ -12,6 +12,7 @@ use rand_core::{CryptoRng, RngCore};
 use serde::{Deserialize, Serialize};
 use symbolon_protocol::genesis::Member;
 use symbolon_protocol::id::NodeId;
+use symbolon_protocol::limits;
 use symbolon_protocol::state::view::Check;
 use zeroize::Zeroizing;
 
@@ -120,6 +121,10 @@ pub trait Transport: Clone + Send + Sync + 'static {
     fn follow(&self, _peers: &BTreeMap<NodeId, Member>) {}
 }
 
+/// With less free disk space a holder gives no shares, bytes. What is left is for what is ordered, so that a right can still be
+/// taken away; `doctor` calls the disk a failure well before.
+pub const DISK_RESERVE_BYTES: u64 = limits::DISK_FAIL_BYTES / 2;
+
 /// Clock, entropy, and the machine.
 pub trait Surroundings: Clone + Send + Sync + 'static {
     /// Where random bytes come from.
@@ -137,6 +142,11 @@ pub trait Surroundings: Clone + Send + Sync + 'static {
     /// What the machine says of itself, for `doctor`; nothing where there is none.
     fn examine(&self) -> Vec<Check> {
         Vec::new()
+    }
+
+    /// Free space where the store lies, bytes; no bound where there is none.
+    fn disk_free(&self) -> u64 {
+        u64::MAX
     }
 }
 

@@ -17,6 +17,10 @@ use crate::store::{Batch, Column, Store};
 
 const RECORD: u8 = b'u';
 const BY_REQUEST: u8 = b'q';
+/// Key of the size of all records, bytes (u64, big-endian).
+const SIZE: &[u8] = b"t";
+/// Records that are read at once to check the chain.
+const PAGE: usize = 256;
 
 fn record_key(sequence: u64) -> Vec<u8> {
     let mut key = vec![RECORD];
@@ -80,8 +84,9 @@ impl<S: Store> UsageLog<S> {
                 }
                 at -= 1;
             }
-            // Records differ little in size; the count times the last one is close enough for a limit.
-            tail.bytes = tail.sequence.saturating_mul(value.len() as u64);
+            let size = store.get(Column::Usage, SIZE)?.and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes);
+            // A log that was begun without its size: the count times the last record is close enough.
+            tail.bytes = size.unwrap_or_else(|| tail.sequence.saturating_mul(value.len() as u64));
         }
         Ok(Self { store, tail: Mutex::new(tail), bytes_max })
     }
@@ -135,6 +140,7 @@ impl<S: Store> UsageLog<S> {
         let bytes = encode(&record);
         tail.bytes += bytes.len() as u64;
         let mut batch = Batch::default();
+        batch.put(Column::Usage, SIZE.to_vec(), tail.bytes.to_be_bytes().to_vec());
         batch.put(Column::Usage, request_key(&body.request_id, record.sequence), Vec::new());
         batch.put(Column::Usage, record_key(record.sequence), bytes);
         self.store.write(batch)?;
@@ -163,6 +169,27 @@ impl<S: Store> UsageLog<S> {
             }
         }
         Ok(records)
+    }
+}
+
+/// Reads the whole log of a node that does not run, each record against the one before; how many there are.
+///
+/// # Errors
+/// [`StoreFault`]: it cannot be read, or a record is damaged, missing or exchanged.
+pub fn check_chain<S: Store>(store: &S) -> Result<u64, StoreFault> {
+    let (mut count, mut digest, mut after) = (0, NO_RECORD, Vec::new());
+    loop {
+        let page = store.scan(Column::Usage, &[RECORD], &after, PAGE)?;
+        let Some((last, _)) = page.last() else { return Ok(count) };
+        after.clone_from(last);
+        for (_, bytes) in page {
+            let record: UsageRecord = decode(&bytes)?;
+            count += 1;
+            if record.sequence != count || record.previous != digest {
+                return Err(StoreFault(format!("the usage log is broken at record {count}")));
+            }
+            digest = record.digest();
+        }
     }
 }
 

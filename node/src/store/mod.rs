@@ -10,6 +10,8 @@ use symbolon_protocol::step::{Receipt, Writes};
 use symbolon_protocol::table::{OrderedWrites, Pair, StoreFault, Tables};
 
 #[cfg(feature = "rocksdb")]
+mod mark;
+#[cfg(feature = "rocksdb")]
 pub mod rocks;
 
 /// Key spaces.

@@ -1,7 +1,8 @@
 //! The store on RocksDB.
 //!
 //! All columns share one write-ahead log. It is flushed and synced by one thread, so that callers who wait at the same time
-//! share one flush. A damaged log is refused: RocksDB's default would silently open with everything after the damage gone.
+//! share one flush. A damaged log is refused: RocksDB's default would silently open with everything after the damage gone. A log
+//! that merely ends too early looks whole to RocksDB; the mark beside the store tells (`mark.rs`).
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -9,11 +10,13 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use rocksdb::{
-    ColumnFamily, ColumnFamilyDescriptor, DB, DBRecoveryMode, Direction, IteratorMode, Options, ReadOptions, WriteBatch,
+    ColumnFamily, ColumnFamilyDescriptor, DB, DBRecoveryMode, Direction, ErrorKind, IteratorMode, Options, ReadOptions,
+    WriteBatch,
 };
 use symbolon_protocol::table::{Pair, StoreFault, Tables};
 use tokio::sync::oneshot;
 
+use super::mark::{self, Mark};
 use super::{Batch, COLUMNS, Change, Column, Store};
 
 type Waiter = oneshot::Sender<Result<(), StoreFault>>;
@@ -40,14 +43,40 @@ impl Closing {
     }
 }
 
+/// With what to do about it.
 fn fault(error: &rocksdb::Error) -> StoreFault {
-    StoreFault(error.to_string())
+    let advice = match error.kind() {
+        ErrorKind::Corruption | ErrorKind::InvalidArgument => {
+            "; the disk does not give back what was written. Put another node in the place of this one (`symbolon member \
+             replace`)"
+        }
+        ErrorKind::IOError => "; look at the disk: whether it is full, mounted read-only or failing",
+        _ => "",
+    };
+    StoreFault(format!("{error}{advice}"))
 }
 
-fn options() -> Options {
+fn columns() -> impl Iterator<Item = ColumnFamilyDescriptor> {
+    COLUMNS.iter().map(|(_, name)| ColumnFamilyDescriptor::new(*name, Options::default()))
+}
+
+/// Whether everything is there that was synced.
+fn check_tail(db: &DB, synced: u64) -> Result<(), StoreFault> {
+    let end = db.latest_sequence_number();
+    if end >= synced {
+        return Ok(());
+    }
+    Err(StoreFault(format!(
+        "it ends with write {end}, and write {synced} was synced: it was restored or lost its tail. This node is quarantined: it \
+         must not sign or vote again with this identity. Put another node in its place (`symbolon member replace`)"
+    )))
+}
+
+fn options(is_new: bool) -> Options {
     let mut options = Options::default();
     options.create_if_missing(true);
-    options.create_missing_column_families(true);
+    // One that a store had and lost must not come back empty.
+    options.create_missing_column_families(is_new);
     options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
     options.set_track_and_verify_wals_in_manifest(true);
     options.set_paranoid_checks(true);
@@ -64,18 +93,35 @@ impl RocksStore {
     /// Opens or creates the store in a directory.
     ///
     /// # Errors
-    /// [`StoreFault`] when it is damaged, locked by another process or cannot be created.
+    /// [`StoreFault`] when it is damaged, lost its tail, is locked by another process or cannot be created.
     pub fn open(directory: &Path) -> Result<Self, StoreFault> {
-        let columns = COLUMNS.iter().map(|(_, name)| ColumnFamilyDescriptor::new(*name, Options::default()));
-        let db = DB::open_cf_descriptors(&options(), directory, columns).map_err(|e| fault(&e))?;
+        let synced = mark::synced(directory).map_err(|e| StoreFault(e.to_string()))?;
+        let is_new = synced == 0 || !directory.join("CURRENT").exists();
+        let db = DB::open_cf_descriptors(&options(is_new), directory, columns()).map_err(|e| fault(&e))?;
+        check_tail(&db, synced)?;
+        let mark = Mark::open(directory).map_err(|e| StoreFault(e.to_string()))?;
         let db = Arc::new(db);
         let (flusher, waiters) = mpsc::channel();
         let flushed = Arc::clone(&db);
         let thread = std::thread::Builder::new()
             .name("wal-flush".to_owned())
-            .spawn(move || flush_loop(&flushed, &waiters))
+            .spawn(move || flush_loop(&flushed, &mark, &waiters))
             .map_err(|e| StoreFault(e.to_string()))?;
         Ok(Self { db, flusher, thread: Arc::new(Mutex::new(Some(thread))) })
+    }
+
+    /// Opens the store of a node that does not run, to read it; nothing on the disk changes.
+    ///
+    /// # Errors
+    /// [`StoreFault`] when it is damaged or lost its tail.
+    pub fn open_read_only(directory: &Path) -> Result<Self, StoreFault> {
+        let synced = mark::synced(directory).map_err(|e| StoreFault(e.to_string()))?;
+        let db = DB::open_cf_descriptors_read_only(&options(false), directory, columns(), false);
+        let db = db.map_err(|e| fault(&e))?;
+        check_tail(&db, synced)?;
+        // Nobody waits at the other end: what syncs is refused.
+        let (flusher, _) = mpsc::channel();
+        Ok(Self { db: Arc::new(db), flusher, thread: Arc::default() })
     }
 
     /// What to wait for at the end of the process.
@@ -95,14 +141,14 @@ fn column_of(db: &DB, column: Column) -> Result<&ColumnFamily, StoreFault> {
 }
 
 /// Takes everybody who waits, flushes once, tells them all. After a failed flush nothing is known to be durable, ever.
-fn flush_loop(db: &DB, waiters: &mpsc::Receiver<Waiter>) {
+fn flush_loop(db: &DB, mark: &Mark, waiters: &mpsc::Receiver<Waiter>) {
     let mut failed: Option<StoreFault> = None;
     while let Ok(first) = waiters.recv() {
         let mut group = vec![first];
         group.extend(waiters.try_iter());
         let result = match &failed {
             Some(fault) => Err(fault.clone()),
-            None => db.flush_wal(true).map_err(|e| fault(&e)),
+            None => flush(db, mark),
         };
         if let Err(fault) = &result {
             failed = Some(fault.clone());
@@ -112,6 +158,13 @@ fn flush_loop(db: &DB, waiters: &mpsc::Receiver<Waiter>) {
             let _ = waiter.send(result.clone());
         }
     }
+}
+
+fn flush(db: &DB, mark: &Mark) -> Result<(), StoreFault> {
+    // Asked first: what is written while the log is flushed may miss the flush.
+    let end = db.latest_sequence_number();
+    db.flush_wal(true).map_err(|e| fault(&e))?;
+    mark.set(end).map_err(|e| StoreFault(format!("the mark of what was synced cannot be written: {e}")))
 }
 
 fn scan_with(
