@@ -7,6 +7,8 @@
 //! Reading order: [`options`] (what a run is like), `world` (what happens), `node` (an honest driver), `byzantine` (an evil one),
 //! `disk`, `network`, `order`, `client`, [`invariants`] (what must hold, one file each), [`bugs`] (what must be found), [`sweep`].
 
+#![recursion_limit = "512"]
+
 pub mod bugs;
 pub mod count;
 pub mod invariants;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::{ArgGroup, Parser, ValueEnum};
 use sim::bugs::{BUGS, Bug};
+use sim::level_b::scenario::{SCENARIOS, SEEDS, Scenario};
 use sim::options::Options;
 use sim::sweep::{Sweep, replay};
 use sim::{Report, level_b, run};
@@ -44,9 +45,12 @@ struct Arguments {
     /// Prints every event of the run.
     #[arg(long, requires = "seed")]
     trace: bool,
-    /// a: floor 0 alone; b: the node core with Raft (one seed).
+    /// a: floor 0 alone; b: the node core with Raft. With b, --seeds and --from count in each scenario.
     #[arg(long, value_enum, default_value = "a")]
     level: Level,
+    /// Plays seeds of one scenario of level b only.
+    #[arg(long, value_parser = scenario, requires = "seeds")]
+    scenario: Option<Scenario>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -62,12 +66,19 @@ fn bug(name: &str) -> Result<Bug, String> {
     })
 }
 
+fn scenario(name: &str) -> Result<Scenario, String> {
+    Scenario::named(name).ok_or_else(|| {
+        let names: Vec<&str> = SCENARIOS.iter().map(|scenario| scenario.name()).collect();
+        format!("scenarios: {}", names.join(", "))
+    })
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let mut out = io::stdout().lock();
     let done = match (arguments.level, arguments.seed) {
         (Level::B, Some(seed)) => replay_b(&mut out, seed),
-        (Level::B, None) => writeln!(io::stderr(), "level b runs one seed: --seed N").map(|()| 2),
+        (Level::B, None) => play_b(&mut out, &arguments),
         (Level::A, Some(seed)) => replay_a(&mut out, seed, &arguments),
         (Level::A, None) => search(&mut out, &arguments),
     };
@@ -80,6 +91,31 @@ fn replay_b(out: &mut impl Write, seed: u64) -> io::Result<u8> {
         Ok(hash) => writeln!(out, "{hash}").map(|()| 0),
         Err(why) => writeln!(io::stderr(), "{why}").map(|()| OTHER),
     }
+}
+
+fn play_b(out: &mut impl Write, arguments: &Arguments) -> io::Result<u8> {
+    let Some(count) = arguments.seeds else {
+        return writeln!(io::stderr(), "level b runs --seed N, or --seeds N of each scenario").map(|()| 2);
+    };
+    let from = arguments.from.unwrap_or(0);
+    let scenarios = match arguments.scenario {
+        Some(one) => vec![one],
+        None => SCENARIOS.into_iter().filter(|scenario| !scenario.is_planted()).collect(),
+    };
+    let numbers = from..from.saturating_add(count.min(SEEDS));
+    let seeds: Vec<u64> =
+        numbers.flat_map(|number| scenarios.iter().map(move |scenario| scenario.seed(number))).collect();
+    let (begun, mut failed) = (Instant::now(), 0);
+    level_b::many::play(&seeds, |seed, played| {
+        let Err(why) = played else { return Ok(()) };
+        failed += 1;
+        writeln!(out, "seed {seed} FAILED: {why}")?;
+        // One that ended without a word cannot say it.
+        if why.contains("replay:") { Ok(()) } else { writeln!(out, "  replay: {}", level_b::replay(seed)) }
+    })?;
+    let seconds = begun.elapsed().as_secs();
+    writeln!(out, "{} seeds of level b, {failed} failed; {seconds} s on the clock", seeds.len())?;
+    Ok(if failed == 0 { 0 } else { OTHER })
 }
 
 fn code(report: &Report) -> u8 {

@@ -100,6 +100,54 @@ fn changes_follow_the_order_of_the_log() {
     succeeds(Scenario::Partitions, 4);
 }
 
+#[test]
+fn a_minority_that_stood_still_signs_nothing_when_it_goes_on() {
+    succeeds(Scenario::Standstill, 2);
+}
+
+#[test]
+fn members_come_and_go_and_the_key_signs() {
+    succeeds(Scenario::Churn, 2);
+}
+
+#[test]
+fn wrong_clocks_move_no_state_time() {
+    succeeds(Scenario::Clocks, 2);
+}
+
+#[test]
+fn lies_count_for_nothing() {
+    succeeds(Scenario::Liars, 2);
+}
+
+#[test]
+fn a_store_that_is_not_its_own_takes_no_part() {
+    succeeds(Scenario::Stores, 2);
+}
+
+/// Two keys are revoked in a run: so many runs are twice as many rounds.
+#[test]
+fn many_revocations_hold() {
+    let output = Command::new(env!("CARGO_BIN_EXE_sim"))
+        .args(["--level", "b", "--scenario", "barrier", "--from", "100", "--seeds", "20"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("20 seeds of level b, 0 failed"), "{said}");
+}
+
+/// A seed that fails is named with the command that plays it again.
+#[test]
+fn a_failing_seed_says_how_it_is_replayed() {
+    let output = Command::new(env!("CARGO_BIN_EXE_sim"))
+        .args(["--level", "b", "--scenario", "slow-clocks", "--seeds", "1"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(!output.status.success(), "{said}");
+    assert!(said.contains(&replay(Scenario::SlowClocks.seed(0))), "{said}");
+}
+
 /// A barrier waits for as long as clocks may differ, and no longer: with slower ones the simulation must see a signature.
 #[test]
 fn clocks_that_are_too_slow_are_found() {

@@ -34,12 +34,18 @@ pub(crate) fn io_fault(fault: StoreFault) -> io::Error {
 }
 
 /// Raft's own structures, as they are stored and sent; never signed.
-pub(crate) fn pack(value: &impl Serialize) -> io::Result<Vec<u8>> {
+///
+/// # Errors
+/// When a value has no encoding.
+pub fn pack(value: &impl Serialize) -> io::Result<Vec<u8>> {
     postcard::to_stdvec(value).map_err(io::Error::other)
 }
 
 /// The opposite of [`pack`].
-pub(crate) fn unpack<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
+///
+/// # Errors
+/// When the bytes are no such value.
+pub fn unpack<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
     postcard::from_bytes(bytes).map_err(io::Error::other)
 }
 

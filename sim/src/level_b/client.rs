@@ -1,6 +1,7 @@
 //! Who asks: a client that signs its requests, asks again where that may help, and believes nothing that it has not checked.
 
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use symbolon_node::core::request::Ordered;
@@ -11,17 +12,18 @@ use symbolon_protocol::fresh::{Checked, Claim, Enforced, Expected};
 use symbolon_protocol::id::{KeyId, KeyVersion, Name, NodeId, RequestId, Threshold};
 use symbolon_protocol::identity::{Identity, PublicKey, Signature};
 use symbolon_protocol::membership::Followed;
+use symbolon_protocol::outcome::Outcome;
 use symbolon_protocol::request::{
     Action, Grant, KeyPolicy, MessageDigest, Purpose, RequestBody, Role, RosterPlan, SignedRequest, Suite,
     VersionSelector,
 };
-use symbolon_protocol::state::view::KeyView;
+use symbolon_protocol::state::view::{KeyView, MembersView};
 use symbolon_protocol::wire::Bytes;
 use tokio::time::{Instant, sleep};
 
 use super::cluster::{Cluster, PATIENCE};
 use super::surroundings::SharedRng;
-use super::types::derive;
+use super::types::{SimCore, derive, lock};
 
 /// Between two tries.
 pub const AGAIN: Duration = Duration::from_millis(250);
@@ -36,6 +38,8 @@ const BUSY_TRIES: u32 = 40;
 pub struct Client {
     identity: Identity,
     rng: SharedRng,
+    /// Who belongs to the cluster, as far as links led; none before the first question.
+    followed: Mutex<Option<Followed>>,
 }
 
 /// A name.
@@ -51,7 +55,7 @@ impl Client {
     #[must_use]
     pub fn new(seed: u64) -> Self {
         let identity = Identity::from_seed(&derive(seed, "administrator", &[]));
-        Self { identity, rng: SharedRng::new(derive(seed, "client", &[])) }
+        Self { identity, rng: SharedRng::new(derive(seed, "client", &[])), followed: Mutex::default() }
     }
 
     /// Its identity.
@@ -151,7 +155,21 @@ impl Client {
         threshold: usize,
         policy: KeyPolicy,
     ) -> Result<KeyCertificate, String> {
-        let roster = cluster.members();
+        self.create_key_on(cluster, on, key, (cluster.members(), threshold), policy).await
+    }
+
+    /// Creates a key whose shares these members hold, so many of whom sign, and checks its certificate.
+    ///
+    /// # Errors
+    /// Why there is no key, or what is wrong with its certificate.
+    pub async fn create_key_on(
+        &self,
+        cluster: &Cluster,
+        on: NodeId,
+        key: &str,
+        (roster, threshold): (Vec<NodeId>, usize),
+        policy: KeyPolicy,
+    ) -> Result<KeyCertificate, String> {
         let threshold = Threshold::new(threshold, roster.len()).ok_or("the threshold does not fit the roster")?;
         let action = Action::CreateKey {
             name: name(key)?,
@@ -175,11 +193,80 @@ impl Client {
             }
         };
         let view = ordered.key.ok_or("a create request was answered without a key")?;
-        let certificate = certified(cluster, &view)?;
+        let certificate = self.certified(cluster, on, &view).await?;
         if certificate.core.name.as_str() != key || certificate.core.threshold != threshold {
             return Err(format!("the certificate of key `{key}` is for something else"));
         }
         cluster.trace().note("key created", &certificate.core.public_key);
+        Ok(certificate)
+    }
+
+    /// Who belongs to the cluster, as far as this client was led.
+    #[must_use]
+    pub fn followed(&self, cluster: &Cluster) -> Followed {
+        lock(&self.followed).get_or_insert_with(|| Followed::genesis(cluster.genesis())).clone()
+    }
+
+    /// Follows the members through a node until they are known at a version, and gives how the node shows them.
+    ///
+    /// # Errors
+    /// That the node's links do not hold, or do not lead there.
+    pub async fn follow(&self, cluster: &Cluster, on: NodeId, version: u64) -> Result<MembersView, String> {
+        let begun = Instant::now();
+        loop {
+            let mut followed = self.followed(cluster);
+            let action = Action::ListMembers { after_version: followed.version() };
+            let request = self.request(cluster, action, None, &[]);
+            let shown = cluster.served(on, "the members", |core| async move { core.list_members(&request).await });
+            if let Ok(view) = shown.await? {
+                let links = view.links.clone();
+                followed.take_all(links).map_err(|why| format!("node {on} shows links that do not hold: {why}"))?;
+                let led = followed.version();
+                let mut known = lock(&self.followed);
+                if known.as_ref().is_none_or(|known| known.version() < led) {
+                    *known = Some(followed);
+                }
+                drop(known);
+                if led >= version {
+                    return Ok(view);
+                }
+            }
+            if begun.elapsed() >= PATIENCE {
+                return Err(format!("node {on} does not lead to membership {version}"));
+            }
+            sleep(AGAIN).await;
+        }
+    }
+
+    /// Changes the members, and follows that.
+    ///
+    /// # Errors
+    /// Why it was refused, or what was waited for in vain.
+    pub async fn change_members(&self, cluster: &Cluster, on: NodeId, action: Action) -> Result<Followed, String> {
+        let ordered = self.change(cluster, on, action, None).await?;
+        let Outcome::MembershipChanged { version, .. } = ordered.outcome else {
+            return Err(format!("a change of the members came out as {:?}", ordered.outcome));
+        };
+        self.follow(cluster, on, version).await?;
+        Ok(self.followed(cluster))
+    }
+
+    /// The certificate of the first version of a key, checked against the members at its versions.
+    async fn certified(&self, cluster: &Cluster, on: NodeId, view: &KeyView) -> Result<KeyCertificate, String> {
+        let key = &view.name;
+        let version = view.version(KeyVersion::FIRST).ok_or_else(|| format!("key `{key}` has no first version"))?;
+        let certificate = version.certificate.clone().ok_or_else(|| format!("key `{key}` has no certificate"))?;
+        let newest = certificate.activation.head.membership;
+        if newest > self.followed(cluster).version() {
+            self.follow(cluster, on, newest).await?;
+        }
+        let followed = self.followed(cluster);
+        let members = |version| followed.at(version).map(|membership| &membership.members);
+        let checked = certificate.verify_under(&cluster.genesis().cluster_id(), members);
+        checked.map_err(|error| format!("the certificate of key `{key}`: {error}"))?;
+        if certificate.core.key != view.id || certificate.core.name != *key {
+            return Err(format!("the certificate of key `{key}` is for something else"));
+        }
         Ok(certificate)
     }
 
@@ -192,7 +279,7 @@ impl Client {
         let core = cluster.core(on)?;
         let shown = cluster.within("a key to be shown", core.show_key(&request)).await?;
         let (_, view) = shown.map_err(|refusal| format!("node {on} does not show a key: {refusal}"))?;
-        let now = certified(cluster, &view)?.core;
+        let now = self.certified(cluster, on, &view).await?.core;
         if now.key != key.core.key || now.public_key != key.core.public_key {
             return Err(format!("node {on} shows another public key than before for `{}`", key.core.name));
         }
@@ -224,17 +311,26 @@ impl Client {
         action: Action,
         key: Option<KeyId>,
     ) -> Result<Checked, String> {
-        let what = action.name();
         let request = self.request(cluster, action, key, &[]);
+        self.withdraw_by(cluster, on, &request).await
+    }
+
+    /// The same with a request that is there already.
+    ///
+    /// # Errors
+    /// As [`Client::withdraw`].
+    pub async fn withdraw_by(&self, cluster: &Cluster, on: NodeId, request: &SignedRequest) -> Result<Checked, String> {
+        let what = "taking a right away";
+        let followed = self.followed(cluster);
         let begun = Instant::now();
         loop {
-            let answer = self.order(cluster, on, &request).await?;
+            let answer = self.order(cluster, on, request).await?;
             let ordered = answer.map_err(|refusal| format!("`{what}` was refused through node {on}: {refusal}"))?;
             let report = ordered.barrier.ok_or_else(|| format!("`{what}` was answered without a report"))?;
             let expected = Expected {
                 cluster: cluster.genesis().cluster_id(),
-                followed: &Followed::genesis(cluster.genesis()),
-                claim: Claim::Request(&request, &ordered.outcome, ordered.index),
+                followed: &followed,
+                claim: Claim::Request(request, &ordered.outcome, ordered.index),
             };
             let checked =
                 report.check(&expected).map_err(|why| format!("node {on} gave a report of a barrier {why}"))?;
@@ -262,9 +358,9 @@ impl Client {
         message: &[u8],
     ) -> Result<Result<Vec<NodeId>, Refusal>, String> {
         let request = self.request(cluster, Action::Sign, Some(key.core.key), &[message]);
-        let core = cluster.core(on)?;
-        let asked = core.coordinate(request, vec![Bytes(message.to_vec())]);
-        match cluster.within("a signature", asked).await? {
+        let message_bytes = vec![Bytes(message.to_vec())];
+        let asked = |core: SimCore| async move { core.coordinate(request, message_bytes).await };
+        match cluster.served(on, "a signature", asked).await? {
             Ok(signed) => {
                 check_signature(&signed, key, message).map_err(|why| format!("through node {on}: {why}"))?;
                 cluster.trace().note("signed", &signed.signatures.concat());
@@ -297,20 +393,6 @@ impl Client {
             }
         }
     }
-}
-
-/// The certificate of the first version of a key, checked against genesis.
-fn certified(cluster: &Cluster, view: &KeyView) -> Result<KeyCertificate, String> {
-    let key = &view.name;
-    let version = view.version(KeyVersion::FIRST).ok_or_else(|| format!("key `{key}` has no first version"))?;
-    let certificate = version.certificate.clone().ok_or_else(|| format!("key `{key}` has no certificate"))?;
-    certificate
-        .verify(&cluster.genesis().cluster_id(), 0, &cluster.genesis().members)
-        .map_err(|error| format!("the certificate of key `{key}`: {error}"))?;
-    if certificate.core.key != view.id || certificate.core.name != *key {
-        return Err(format!("the certificate of key `{key}` is for something else"));
-    }
-    Ok(certificate)
 }
 
 /// Shares may have changed since the key was certified; the public key must not.

@@ -6,14 +6,19 @@
 //!
 //! - [`types`]: Raft's types, seeds, the life of a boot. [`trace`]: the hash of everything that happened.
 //! - [`store`]: a disk that loses what was not synced. [`vault`]: key slots. [`surroundings`]: clocks and entropy.
-//! - [`network`]: delays, losses, cut links. [`cluster`]: nodes that start, crash and start again from bytes.
-//! - [`client`]: who asks, and checks. [`log_order`]: what clients may have been answered.
-//! - [`scenario`]: what is done; the seed says which one.
+//! - [`network`]: delays, losses, cut links, lies. [`pause`]: nodes that stand still.
+//! - [`cluster`]: nodes that join, start, crash and start again from bytes.
+//! - [`client`]: who asks, and checks. [`crowd`]: many who ask, whatever happens. [`log_order`]: what they may have been answered.
+//! - [`scenario`]: what is done; the seed says which one. [`many`]: many seeds.
 
 pub mod client;
 pub mod cluster;
+pub mod crowd;
+pub mod evil;
 pub mod log_order;
+pub mod many;
 pub mod network;
+pub mod pause;
 pub mod scenario;
 pub mod store;
 pub mod surroundings;

@@ -2,7 +2,7 @@
 //!
 //! A lost call or answer is never answered: the caller's deadline decides. A call to a node that does not run fails, as a
 //! refused connection does; one to a machine without power is lost. An answer is worked out in a task of its own, so that a
-//! caller that gives up stops nothing at the other side.
+//! caller that gives up stops nothing at the other side. What a node says can be bent on its way out: see [`Deceit`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -10,11 +10,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use symbolon_node::core::boots::PeerBoots;
 use symbolon_node::core::types::{Lane, LinkError, Transport};
 use symbolon_protocol::error::Refusal;
 use symbolon_protocol::id::{BootId, NodeId};
 use tokio::sync::oneshot;
 
+use super::pause::Gate;
+use super::store::SimStore;
 use super::surroundings::SharedRng;
 use super::trace::{Kind, Trace};
 use super::types::{Life, SimCore, lock, spawn};
@@ -44,11 +47,33 @@ impl Answering for SimCore {
     }
 }
 
+/// What an evil node makes of what its program says and hears. It has the program, its store and its identity.
+pub trait Deceit: Send + Sync {
+    /// A call on its way to a peer; none when it is not sent.
+    fn calls(&self, _to: NodeId, _lane: Lane, call: Vec<u8>) -> Option<Vec<u8>> {
+        Some(call)
+    }
+    /// What a peer answered.
+    fn hears(&self, _from: NodeId, _lane: Lane, answer: Vec<u8>) -> Vec<u8> {
+        answer
+    }
+    /// The answer to a call of a peer.
+    fn answers(&self, _to: NodeId, _lane: Lane, _call: &[u8], answer: Vec<u8>) -> Vec<u8> {
+        answer
+    }
+}
+
 /// A node that runs, as the network reaches it.
 #[derive(Clone)]
-struct Seat {
-    node: Arc<dyn Answering>,
-    life: Life,
+pub struct Seat {
+    /// What answers.
+    pub node: Arc<dyn Answering>,
+    /// Its boot, as it says in answer to a greeting.
+    pub boot: BootId,
+    /// How long.
+    pub life: Life,
+    /// Whether it stands still.
+    pub gate: Gate,
 }
 
 struct Wires {
@@ -61,6 +86,8 @@ struct Wires {
     dark: BTreeSet<NodeId>,
     /// Calls and answers that are lost, of a thousand each.
     lost_per_mille: u64,
+    /// Who is evil, and how.
+    deceits: BTreeMap<NodeId, Arc<dyn Deceit>>,
 }
 
 /// The network; clones are handles to the same one.
@@ -89,20 +116,21 @@ impl SimNetwork {
             cut: BTreeSet::new(),
             dark: BTreeSet::new(),
             lost_per_mille: LOST_PER_MILLE,
+            deceits: BTreeMap::new(),
         };
         Self { wires: Arc::new(Mutex::new(wires)), rng, trace }
     }
 
     /// The way out for a boot of a node.
     #[must_use]
-    pub fn attach(&self, me: NodeId, boot: BootId, life: Life) -> SimTransport {
-        SimTransport { network: self.clone(), me, boot, life }
+    pub fn attach(&self, me: NodeId, boot: BootId, life: Life, store: SimStore) -> SimTransport {
+        SimTransport { network: self.clone(), me, boot, life, boots: PeerBoots::new(store) }
     }
 
     /// From now on calls reach a node.
-    pub fn join(&self, me: NodeId, node: Arc<dyn Answering>, life: Life) {
+    pub fn join(&self, me: NodeId, seat: Seat) {
         let mut wires = lock(&self.wires);
-        wires.seats.insert(me, Seat { node, life });
+        wires.seats.insert(me, seat);
         // Whoever had a connection to an earlier boot opens a new one.
         wires.greeted.retain(|(to, _), _| *to != me);
     }
@@ -142,6 +170,20 @@ impl SimNetwork {
         lock(&self.wires).lost_per_mille = per_mille;
     }
 
+    /// A node is evil from now on, in this way.
+    pub fn deceive(&self, me: NodeId, deceit: Arc<dyn Deceit>) {
+        lock(&self.wires).deceits.insert(me, deceit);
+    }
+
+    /// A node says what its program says.
+    pub fn repent(&self, me: NodeId) {
+        lock(&self.wires).deceits.remove(&me);
+    }
+
+    fn deceit(&self, me: NodeId) -> Option<Arc<dyn Deceit>> {
+        lock(&self.wires).deceits.get(&me).cloned()
+    }
+
     /// The power of a machine fails.
     pub fn darken(&self, me: NodeId) {
         lock(&self.wires).dark.insert(me);
@@ -177,6 +219,7 @@ pub struct SimTransport {
     me: NodeId,
     boot: BootId,
     life: Life,
+    boots: PeerBoots<SimStore>,
 }
 
 type Reply = oneshot::Sender<Result<Vec<u8>, LinkError>>;
@@ -189,6 +232,13 @@ impl SimTransport {
     /// Carries a call to a peer and its answer back. Where the reply is dropped, nobody ever answers.
     async fn carry(self, to: NodeId, lane: Lane, call: Vec<u8>, reply: Reply) {
         let fate = self.network.fate();
+        let call = match self.network.deceit(self.me) {
+            Some(deceit) => match deceit.calls(to, lane, call) {
+                Some(bent) => bent,
+                None => return,
+            },
+            None => call,
+        };
         self.hop(Kind::Sent, to, lane, &call);
         tokio::time::sleep(fate.there).await;
         if fate.lost_there || self.network.is_cut(self.me, to) {
@@ -204,7 +254,11 @@ impl SimTransport {
             }
         };
         self.hop(Kind::Arrived, to, lane, &call);
-        let answer = seat.node.answer(self.me, lane, call).await;
+        let answered = seat.gate.within(seat.node.answer(self.me, lane, call.clone())).await;
+        let answer = match self.network.deceit(to) {
+            Some(deceit) => deceit.answers(self.me, lane, &call, answered),
+            None => answered,
+        };
         if !seat.life.lasts() {
             return self.hop(Kind::Lost, to, lane, &answer);
         }
@@ -214,6 +268,10 @@ impl SimTransport {
             return self.hop(Kind::Lost, to, lane, &answer);
         }
         self.hop(Kind::Returned, to, lane, &answer);
+        let answer = match self.network.deceit(self.me) {
+            Some(deceit) => deceit.hears(to, lane, answer),
+            None => answer,
+        };
         // The caller may have given up.
         let _ = reply.send(Ok(answer));
     }
@@ -226,10 +284,12 @@ impl SimTransport {
         if known {
             return Ok(seat);
         }
-        seat.node.greet(self.me, self.boot).await.map_err(|refusal| refusal.to_string())?;
+        let before = self.boots.highest(to).map_err(|fault| fault.to_string())?;
+        seat.gate.within(seat.node.greet(self.me, self.boot)).await.map_err(|refusal| refusal.to_string())?;
         if !seat.life.lasts() {
             return Err(format!("node {to} stopped"));
         }
+        self.boots.was_dialled(to, seat.boot, before).await.map_err(|refused| refused.to_string())?;
         if self.life.lasts() {
             lock(&self.network.wires).greeted.insert(key, self.boot);
         }
@@ -248,7 +308,7 @@ impl Transport for SimTransport {
         async move {
             if way.life.lasts() {
                 let (reply, answered) = oneshot::channel();
-                spawn(way.carry(to, lane, call, reply));
+                Gate::outside(|| spawn(way.carry(to, lane, call, reply)));
                 if let Ok(answer) = answered.await {
                     return answer;
                 }

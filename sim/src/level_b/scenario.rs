@@ -1,9 +1,13 @@
 //! What is done. The seed decides that too: each scenario has a thousand seeds of its own.
 
 mod barrier;
+mod churn;
+mod clocks;
+mod liars;
 mod mixed;
 mod partitions;
 mod shares;
+mod stores;
 mod story;
 mod upgrade;
 
@@ -37,16 +41,31 @@ pub enum Scenario {
     /// The planted bug: as [`Scenario::Barrier`], but the clocks of the minority run at half speed, which no barrier allows for.
     /// It must fail.
     SlowClocks = 5,
+    /// Members come, go and are replaced while keys are made, renewed and used.
+    Churn = 6,
+    /// A key is revoked while a minority stands still, and goes on after the answer.
+    Standstill = 7,
+    /// Times of day are wrong, also that of the leader, and a node that fell behind takes a checkpoint.
+    Clocks = 8,
+    /// A leader and voters that lie.
+    Liars = 9,
+    /// Stores that are empty, old or there twice, and voters that left.
+    Stores = 10,
 }
 
 /// Every scenario.
-pub const SCENARIOS: [Scenario; 6] = [
+pub const SCENARIOS: [Scenario; 11] = [
     Scenario::Story,
     Scenario::Upgrade,
     Scenario::Shares,
     Scenario::Barrier,
     Scenario::Partitions,
     Scenario::SlowClocks,
+    Scenario::Churn,
+    Scenario::Standstill,
+    Scenario::Clocks,
+    Scenario::Liars,
+    Scenario::Stores,
 ];
 
 impl Scenario {
@@ -72,8 +91,25 @@ impl Scenario {
             Self::Shares => "shares",
             Self::Barrier => "barrier",
             Self::Partitions => "partitions",
-            Self::SlowClocks => "slow clocks",
+            Self::SlowClocks => "slow-clocks",
+            Self::Churn => "churn",
+            Self::Standstill => "standstill",
+            Self::Clocks => "clocks",
+            Self::Liars => "liars",
+            Self::Stores => "stores",
         }
+    }
+
+    /// The one with a name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        SCENARIOS.into_iter().find(|scenario| scenario.name() == name)
+    }
+
+    /// Whether a bug is planted: then it must fail.
+    #[must_use]
+    pub const fn is_planted(self) -> bool {
+        matches!(self, Self::SlowClocks)
     }
 }
 
@@ -92,9 +128,14 @@ pub async fn play(seed: u64) -> Result<String, String> {
         Scenario::Story => story::play(seed).await,
         Scenario::Upgrade => upgrade::play(seed).await,
         Scenario::Shares => shares::play(seed).await,
-        Scenario::Barrier => barrier::play(seed, barrier::Clocks::WithinBounds).await,
+        Scenario::Barrier => barrier::play(seed, barrier::Clocks::WithinBounds, barrier::Apart::CutOff).await,
         Scenario::Partitions => partitions::play(seed).await,
-        Scenario::SlowClocks => barrier::play(seed, barrier::Clocks::HalfSpeed).await,
+        Scenario::SlowClocks => barrier::play(seed, barrier::Clocks::HalfSpeed, barrier::Apart::CutOff).await,
+        Scenario::Churn => churn::play(seed).await,
+        Scenario::Standstill => barrier::play(seed, barrier::Clocks::WithinBounds, barrier::Apart::StandingStill).await,
+        Scenario::Clocks => clocks::play(seed).await,
+        Scenario::Liars => liars::play(seed).await,
+        Scenario::Stores => stores::play(seed).await,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Clock and entropy of a simulated node.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use rand_chacha::ChaCha20Rng;
@@ -82,20 +83,35 @@ impl Clock {
     }
 }
 
+/// How far the time of day of a machine is off, milliseconds; clones are handles to the same one.
+#[derive(Clone, Debug, Default)]
+pub struct Day(Arc<AtomicI64>);
+
+impl Day {
+    /// Somebody sets it, as far off as this.
+    pub fn set(&self, off_ms: i64) {
+        self.0.store(off_ms, Ordering::Relaxed);
+    }
+
+    fn read(&self, origin: Instant) -> u64 {
+        clock_ms(origin).saturating_add_signed(self.0.load(Ordering::Relaxed))
+    }
+}
+
 /// Virtual clocks and seeded entropy of one boot of a node.
 #[derive(Clone)]
 pub struct SimSurroundings {
     origin: Instant,
     clock: Clock,
+    day: Day,
     rng: SharedRng,
 }
 
 impl SimSurroundings {
-    /// With the beginning of virtual time, the clock of the machine, and a source of random bytes. The time of day is always
-    /// right: others set it.
+    /// With the beginning of virtual time, the clocks of the machine, and a source of random bytes.
     #[must_use]
-    pub fn new(origin: Instant, clock: Clock, rng: SharedRng) -> Self {
-        Self { origin, clock, rng }
+    pub fn new(origin: Instant, clock: Clock, day: Day, rng: SharedRng) -> Self {
+        Self { origin, clock, day, rng }
     }
 }
 
@@ -103,7 +119,7 @@ impl Surroundings for SimSurroundings {
     type Rng = SharedRng;
 
     fn now_ms(&self) -> u64 {
-        clock_ms(self.origin)
+        self.day.read(self.origin)
     }
 
     fn boot_ms(&self) -> u64 {

@@ -12,17 +12,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use openraft_rt::AsyncRuntime as _;
 use openraft_rt::deterministic_rng::DeterministicRng;
-use openraft_rt_tokio::TokioRuntime;
 use sha2::{Digest as _, Sha256};
 use symbolon_node::core::Core;
 use symbolon_node::core::types::{EntryBytes, LeaderId, OutcomeBytes};
 
 use super::network::SimTransport;
+use super::pause::Pausable;
 use super::store::SimStore;
 use super::surroundings::SimSurroundings;
 
 /// Tokio with seeded random numbers. It panics outside of its scope: everything here is spawned with [`spawn`].
-pub type SimRuntime = DeterministicRng<TokioRuntime>;
+pub type SimRuntime = DeterministicRng<Pausable>;
 
 openraft::declare_raft_types!(
     /// Raft on the deterministic runtime.

@@ -4,6 +4,8 @@
 //! Whatever is asked for after the revocation was answered must come to nothing; what was asked for before may be signed. The
 //! clocks of the nodes differ as much as the barrier allows for. Where the minority's run at half speed, which it does not
 //! allow for, the same run must fail: so it can.
+//!
+//! The same with a minority that stands still while the key is revoked, and goes on when that was answered.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -43,6 +45,15 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// How long the minority is asked after the answer.
 const AFTER: Duration = Duration::from_secs(3);
 
+/// What keeps the minority from hearing of the revocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Apart {
+    /// Its links are cut.
+    CutOff,
+    /// It stands still, and goes on after the answer, perhaps with its links cut.
+    StandingStill,
+}
+
 /// How right the clocks of nodes are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Clocks {
@@ -57,10 +68,11 @@ struct Siege<'a> {
     cluster: &'a Cluster,
     minority: Vec<NodeId>,
     majority: Vec<NodeId>,
+    apart: Apart,
     chance: &'a SharedRng,
 }
 
-pub(super) async fn play(seed: u64, clocks: Clocks) -> Result<String, String> {
+pub(super) async fn play(seed: u64, clocks: Clocks, apart: Apart) -> Result<String, String> {
     let client = Client::new(seed);
     let cluster = Cluster::found(seed, client.identity(), SHAPE)?;
     let chance = SharedRng::new(derive(seed, "scenario", &[]));
@@ -84,9 +96,15 @@ pub(super) async fn play(seed: u64, clocks: Clocks) -> Result<String, String> {
     cluster.network().lose(0);
     sleep(Duration::from_millis(chance.between(0, 1_000))).await;
     let majority = without(&cluster.members(), &minority);
-    cluster.network().part(&minority, &majority);
-    let siege = Siege { client: &client, cluster: &cluster, minority, majority, chance: &chance };
-    let (_, signed) = try_join(siege.revoke(short, expected), siege.revoke(long, expected)).await?;
+    let siege = Siege { client: &client, cluster: &cluster, minority, majority, apart, chance: &chance };
+    let signed = match apart {
+        Apart::CutOff => {
+            cluster.network().part(&siege.minority, &siege.majority);
+            let (one, other) = try_join(siege.revoke(short, expected), siege.revoke(long, expected)).await?;
+            one + other
+        }
+        Apart::StandingStill => siege.stand_still(short, expected).await? + siege.stand_still(long, expected).await?,
+    };
     if signed == 0 {
         return Err("the minority signed nothing before the answer: nothing was put to the test".to_owned());
     }
@@ -132,6 +150,24 @@ fn all_revoked(cluster: &Cluster, keys: &[KeyCertificate]) -> Result<bool, Strin
 }
 
 impl Siege<'_> {
+    /// Revokes a key while the minority, which has just signed with it, stands still.
+    async fn stand_still(&self, key: &KeyCertificate, expected: Enforced) -> Result<usize, String> {
+        let mut before = 0;
+        for on in &self.minority {
+            self.client.sign(self.cluster, *on, key, b"before it stands still").await?;
+            before += 1;
+        }
+        self.minority.iter().try_for_each(|me| self.cluster.pause(*me))?;
+        if self.chance.between(0, 1) == 1 {
+            self.cluster.network().part(&self.minority, &self.majority);
+        }
+        let meanwhile = self.revoke(key, expected).await?;
+        self.cluster.network().heal();
+        self.cluster.until("the cluster to be well again", Cluster::is_well).await?;
+        self.cluster.settle().await?;
+        Ok(before + meanwhile)
+    }
+
     /// Revokes a key through the majority while the minority is asked to sign with it. Gives how many signatures it made, all of
     /// them asked for before the answer.
     async fn revoke(&self, key: &KeyCertificate, expected: Enforced) -> Result<usize, String> {
@@ -141,6 +177,9 @@ impl Siege<'_> {
             let action = Action::RevokeKey { reason: "the simulation says so".to_owned() };
             let checked = self.client.withdraw(self.cluster, on, action, Some(key.core.key)).await?;
             answered.set(Some(Instant::now()));
+            if self.apart == Apart::StandingStill {
+                self.minority.iter().try_for_each(|me| self.cluster.resume(*me))?;
+            }
             let missing: BTreeSet<NodeId> = self.minority.iter().copied().collect();
             if (checked.enforced, &checked.missing) != (expected, &missing) {
                 let (name, expected) = (checked.enforced.name(), expected.name());

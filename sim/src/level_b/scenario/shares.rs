@@ -192,7 +192,7 @@ impl Run<'_> {
 }
 
 /// Whether everybody of the roster has a share that signs, by the state of every node.
-fn is_healed(cluster: &Cluster, key: &KeyId) -> Result<bool, String> {
+pub(super) fn is_healed(cluster: &Cluster, key: &KeyId) -> Result<bool, String> {
     for (on, _) in cluster.cores() {
         let version = version_on(cluster, on, key)?;
         let all_hold = version.core().is_some_and(|core| core.holders == core.roster);
