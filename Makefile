@@ -27,7 +27,9 @@ bashdir := $(PREFIX)/share/bash-completion/completions
 zshdir := $(PREFIX)/share/zsh/site-functions
 fishdir := $(PREFIX)/share/fish/vendor_completions.d
 
-.PHONY: help demo build test ci lint bench install uninstall doc clean
+MINUTES ?= 60
+
+.PHONY: help demo build test ci soak lint bench install uninstall doc clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -47,6 +49,11 @@ test: ## every test of the workspace; TESTS="..." is handed to the test runner, 
 
 ci: ## what continuous integration runs
 	@.ci/run
+
+soak: ## level A of the simulation from a seed that nobody ran; MINUTES=60
+	@scripts/setup.sh
+	@$(CARGO_BUILD)
+	@$(BIN)/sim --minutes $(MINUTES)
 
 lint: ## formatting and clippy
 	@scripts/setup.sh

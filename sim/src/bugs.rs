@@ -29,10 +29,24 @@ pub enum Bug {
     EraseAtCommit,
     /// A node says that shares are erased and keeps them.
     EraseInWords,
+    /// A dealer draws the same polynomial in every redistribution.
+    SamePolynomial,
+    /// A dealer takes one number for all coefficients of its polynomials.
+    SameCoefficient,
+    /// A dealer sends the subshare of one holder to the other holders too.
+    SubshareToAll,
+    /// A holder keeps a subshare on its disk.
+    SubshareOnDisk,
+    /// A node keeps a copy of the shares that it erases.
+    KeepCopy,
+    /// A node says ACTIVATED before it has applied the commit.
+    ActivatedEarly,
+    /// A node goes on with an attempt that its own state says is over.
+    ReadyLate,
 }
 
 /// All of them.
-pub const BUGS: [Bug; 11] = [
+pub const BUGS: [Bug; 18] = [
     Bug::SendBeforePersist,
     Bug::ReuseNonce,
     Bug::OwnClock,
@@ -44,6 +58,13 @@ pub const BUGS: [Bug; 11] = [
     Bug::DealAgain,
     Bug::EraseAtCommit,
     Bug::EraseInWords,
+    Bug::SamePolynomial,
+    Bug::SameCoefficient,
+    Bug::SubshareToAll,
+    Bug::SubshareOnDisk,
+    Bug::KeepCopy,
+    Bug::ActivatedEarly,
+    Bug::ReadyLate,
 ];
 
 impl Bug {
@@ -62,6 +83,13 @@ impl Bug {
             Self::DealAgain => "deal-again",
             Self::EraseAtCommit => "erase-at-commit",
             Self::EraseInWords => "erase-in-words",
+            Self::SamePolynomial => "same-polynomial",
+            Self::SameCoefficient => "same-coefficient",
+            Self::SubshareToAll => "subshare-to-all",
+            Self::SubshareOnDisk => "subshare-on-disk",
+            Self::KeepCopy => "keep-copy",
+            Self::ActivatedEarly => "activated-early",
+            Self::ReadyLate => "ready-late",
         }
     }
 
@@ -69,6 +97,28 @@ impl Bug {
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         BUGS.into_iter().find(|bug| bug.name() == name)
+    }
+
+    /// How many seeds may pass until it is found.
+    #[must_use]
+    pub const fn within(self) -> u64 {
+        match self {
+            Self::OwnClock => 5,
+            Self::ShareInLog => 10,
+            Self::ReuseNonce
+            | Self::ShareBeforeUsage
+            | Self::EraseAtCommit
+            | Self::EraseInWords
+            | Self::ActivatedEarly => 20,
+            Self::PositionFirst
+            | Self::SameCoefficient
+            | Self::SubshareToAll
+            | Self::SubshareOnDisk
+            | Self::KeepCopy => 60,
+            Self::BeginAgain => 100,
+            Self::SendBeforePersist | Self::StalePermit | Self::DealAgain | Self::SamePolynomial => 150,
+            Self::ReadyLate => 300,
+        }
     }
 
     /// The invariants that may find it.
@@ -91,6 +141,13 @@ impl Bug {
             Self::DealAgain => &[invariants::NO_FALSE_BLAME, invariants::KEY_USABLE],
             Self::EraseAtCommit => &[invariants::KEY_USABLE],
             Self::EraseInWords => &[invariants::ERASED_GONE],
+            Self::SamePolynomial => &[invariants::MOBILE, invariants::SECRET],
+            Self::SameCoefficient => &[invariants::SECRET, invariants::MOBILE],
+            Self::SubshareToAll => &[invariants::SECRET, invariants::MOBILE],
+            Self::SubshareOnDisk => &[invariants::MEMORY_ONLY],
+            Self::KeepCopy => &[invariants::MOBILE],
+            Self::ActivatedEarly => &[invariants::VOTES_FOLLOW_LOG],
+            Self::ReadyLate => &[invariants::VOTES_FOLLOW_LOG],
         }
     }
 }

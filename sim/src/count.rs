@@ -87,8 +87,11 @@ pub mod situation {
     pub const STOOD_BY: &str = "vote repeated after a restart";
     /// Shares of an epoch that is over were erased.
     pub const OLD_ERASED: &str = "shares of an earlier epoch erased";
+    /// What fewer than t nodes hold was put to the rank test.
+    pub const RANKED: &str = "secret put to the rank test";
     /// All.
-    pub const ALL: [&str; 27] = [
+    pub const ALL: [&str; 28] = [
+        RANKED,
         BEFORE_SYNC,
         AFTER_SYNC,
         AFTER_SEND,

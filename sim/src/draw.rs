@@ -1,7 +1,7 @@
 //! Random choices: one seed, one stream for each purpose, so that a choice more in one place moves nothing elsewhere.
 
 use rand_chacha::ChaCha20Rng;
-use rand_core::{RngCore as _, SeedableRng as _};
+use rand_core::{CryptoRng, Error, RngCore, SeedableRng as _};
 use sha2::{Digest as _, Sha256};
 
 /// The random stream of a seed for a purpose.
@@ -55,3 +55,24 @@ impl Draw {
         &mut self.0
     }
 }
+
+/// Only for a planted bug: a generator that says the same word for ever.
+pub(crate) struct Stuck;
+
+impl RngCore for Stuck {
+    fn next_u32(&mut self) -> u32 {
+        0x0101_0101
+    }
+    fn next_u64(&mut self) -> u64 {
+        0x0101_0101_0101_0101
+    }
+    fn fill_bytes(&mut self, bytes: &mut [u8]) {
+        bytes.fill(1);
+    }
+    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Error> {
+        self.fill_bytes(bytes);
+        Ok(())
+    }
+}
+
+impl CryptoRng for Stuck {}

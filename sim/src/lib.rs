@@ -5,7 +5,8 @@
 //! one seed is one run, event for event. Level B ([`level_b`]) runs the node core with Raft.
 //!
 //! Reading order: [`options`] (what a run is like), `world` (what happens), `node` (an honest driver), `byzantine` (an evil one),
-//! `disk`, `network`, `order`, `client`, [`invariants`] (what must hold, one file each), [`bugs`] (what must be found), [`sweep`].
+//! `disk`, `network`, `order`, `client`, [`invariants`] (what must hold, one file each), [`bugs`] (what must be found), [`matrix`] (which promise each
+//! of them tests), [`sweep`], [`shrink`]. `secrecy` keeps the book of who knows what.
 
 #![recursion_limit = "512"]
 
@@ -13,7 +14,9 @@ pub mod bugs;
 pub mod count;
 pub mod invariants;
 pub mod level_b;
+pub mod matrix;
 pub mod options;
+pub mod shrink;
 pub mod sweep;
 
 mod byzantine;
@@ -23,6 +26,7 @@ mod draw;
 mod network;
 mod node;
 mod order;
+mod secrecy;
 mod trace;
 mod world;
 

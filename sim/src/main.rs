@@ -2,17 +2,16 @@
 
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc;
-use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::{ArgGroup, Parser, ValueEnum};
 use sim::bugs::{BUGS, Bug};
 use sim::level_b::scenario::{SCENARIOS, SEEDS, Scenario};
+use sim::matrix;
 use sim::options::Options;
-use sim::sweep::{Sweep, replay};
-use sim::{Report, level_b, run};
+use sim::shrink::shrink;
+use sim::sweep::{Sweep, each, replay};
+use sim::{Report, level_b, run_with};
 
 /// Exit code when something good did not happen.
 const LIVENESS: u8 = 128;
@@ -25,17 +24,26 @@ const OTHER: u8 = 1;
 ///
 /// Exit codes: 0 nothing was broken, 129 a safety invariant was broken, 128 a liveness invariant was, 1 level B failed, 2 usage.
 #[derive(Parser)]
-#[command(name = "sim", group(ArgGroup::new("what").required(true).args(["seed", "minutes", "seeds"])))]
+#[command(name = "sim", group(ArgGroup::new("what").required(true).args(["seed", "options", "minutes", "seeds", "matrix"])))]
 struct Arguments {
     /// Replays one run exactly.
     #[arg(long)]
     seed: Option<u64>,
+    /// Replays one run exactly, whose options are given in one line.
+    #[arg(long, value_name = "LINE", value_parser = Options::parse)]
+    options: Option<Options>,
+    /// Makes a run that fails smaller, and prints how the smaller one is replayed.
+    #[arg(long, conflicts_with_all = ["minutes", "seeds", "matrix"])]
+    shrink: bool,
     /// Looks for failing seeds for so many minutes.
     #[arg(long)]
     minutes: Option<u64>,
     /// Runs so many seeds.
     #[arg(long)]
     seeds: Option<u64>,
+    /// Prints each promise of the threat model, its check, and how long its planted bug takes to be found.
+    #[arg(long)]
+    matrix: bool,
     /// The first seed of many; for --minutes one that was not run before, unless it is given.
     #[arg(long, requires = "what")]
     from: Option<u64>,
@@ -43,7 +51,7 @@ struct Arguments {
     #[arg(long, value_parser = bug)]
     bug: Option<Bug>,
     /// Prints every event of the run.
-    #[arg(long, requires = "seed")]
+    #[arg(long, conflicts_with_all = ["minutes", "seeds", "matrix"])]
     trace: bool,
     /// a: floor 0 alone; b: the node core with Raft. With b, --seeds and --from count in each scenario.
     #[arg(long, value_enum, default_value = "a")]
@@ -76,14 +84,25 @@ fn scenario(name: &str) -> Result<Scenario, String> {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let mut out = io::stdout().lock();
+    let drawn = || arguments.seed.map(Options::draw);
     let done = match (arguments.level, arguments.seed) {
+        _ if arguments.matrix => print_matrix(&mut out),
         (Level::B, Some(seed)) => replay_b(&mut out, seed),
         (Level::B, None) => play_b(&mut out, &arguments),
-        (Level::A, Some(seed)) => replay_a(&mut out, seed, &arguments),
-        (Level::A, None) => search(&mut out, &arguments),
+        (Level::A, _) => match arguments.options.clone().or_else(drawn) {
+            Some(options) if arguments.shrink => shrink_a(&mut out, &options, arguments.bug),
+            Some(options) => replay_a(&mut out, options, &arguments),
+            None => search(&mut out, &arguments),
+        },
     };
     // A reader that went away is no reason for noise.
     ExitCode::from(done.unwrap_or(OTHER))
+}
+
+fn print_matrix(out: &mut impl Write) -> io::Result<u8> {
+    let rows = matrix::rows();
+    write!(out, "{}", matrix::table(&rows))?;
+    Ok(if rows.iter().all(matrix::Row::holds) { 0 } else { OTHER })
 }
 
 fn replay_b(out: &mut impl Write, seed: u64) -> io::Result<u8> {
@@ -126,9 +145,18 @@ fn code(report: &Report) -> u8 {
     }
 }
 
-fn replay_a(out: &mut impl Write, seed: u64, arguments: &Arguments) -> io::Result<u8> {
-    writeln!(out, "{}", Options::draw(seed))?;
-    let report = run(seed, arguments.bug, arguments.trace);
+fn shrink_a(out: &mut impl Write, options: &Options, bug: Option<Bug>) -> io::Result<u8> {
+    let Some((smaller, violation)) = shrink(options, bug) else {
+        return writeln!(out, "nothing is broken: there is nothing to make smaller").map(|()| 0);
+    };
+    writeln!(out, "{smaller}\nstill broken: {violation}\n  replay: {}", replay(&smaller, bug))?;
+    Ok(if violation.liveness { LIVENESS } else { SAFETY })
+}
+
+fn replay_a(out: &mut impl Write, options: Options, arguments: &Arguments) -> io::Result<u8> {
+    writeln!(out, "{options}")?;
+    let seed = options.seed;
+    let report = run_with(options, arguments.bug, arguments.trace);
     for line in &report.lines {
         writeln!(out, "{line}")?;
     }
@@ -158,37 +186,17 @@ fn search(out: &mut impl Write, arguments: &Arguments) -> io::Result<u8> {
     let time = arguments.minutes.map(|minutes| Duration::from_secs(minutes.saturating_mul(60)));
     writeln!(out, "from seed {first}")?;
     let begun = Instant::now();
-    let next = AtomicU64::new(first);
-    let over = AtomicBool::new(false);
-    let more = |seed: u64| end.is_none_or(|end| seed < end) && time.is_none_or(|time| begun.elapsed() < time);
+    let seeds = (first..end.unwrap_or(u64::MAX)).take_while(|_| time.is_none_or(|time| begun.elapsed() < time));
     let mut sweep = Sweep::default();
-    let (send, reports) = mpsc::channel();
-    let told = thread::scope(|scope| {
-        // Each run is on one thread; runs know nothing of each other.
-        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
-            let (send, next, over, more) = (send.clone(), &next, &over, &more);
-            scope.spawn(move || {
-                while !over.load(Ordering::Relaxed) {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if !more(seed) || send.send(run(seed, arguments.bug, false)).is_err() {
-                        return;
-                    }
-                }
-            });
+    let mut told = Ok(());
+    each(seeds.map(Options::draw), arguments.bug, |report| {
+        sweep.add(&report);
+        if let Some(violation) = &report.violation {
+            let seed = report.options.seed;
+            let command = replay(&report.options, arguments.bug);
+            told = writeln!(out, "seed {seed} FAILED: {violation}\n  replay: {command}");
         }
-        drop(send);
-        for report in &reports {
-            sweep.add(&report);
-            if let Some(violation) = &report.violation {
-                let seed = report.options.seed;
-                let command = replay(seed, arguments.bug);
-                if let Err(gone) = writeln!(out, "seed {seed} FAILED: {violation}\n  replay: {command}") {
-                    over.store(true, Ordering::Relaxed);
-                    return Err(gone);
-                }
-            }
-        }
-        Ok(())
+        told.is_ok()
     });
     told?;
     let seconds = begun.elapsed().as_secs();

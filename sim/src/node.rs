@@ -36,6 +36,7 @@ use symbolon_protocol::wire::{Bytes, WireError, decode, encode};
 
 use crate::count::situation;
 use crate::disk::{Batch, Column, Disk, Map};
+use crate::invariants::promises;
 
 pub(crate) use self::hold::{ShareRecord, has_usage_record, usable_share};
 pub(crate) use self::surroundings::{Env, Frame, Out, Released, Reply, Seen, Timer};
@@ -359,6 +360,7 @@ impl Node {
         match self.proposals.get_mut(&digest) {
             Some(known) => known.until_ms = known.until_ms.max(until_ms),
             None => {
+                env.saw(Seen::Promised(promises::check(self.me, &bytes, self.tables())));
                 env.out.push(Out::Propose(bytes.clone()));
                 self.proposals.insert(digest, Proposal { bytes, until_ms, again_ms: env.now_ms + AGAIN_MS });
             }

@@ -129,6 +129,72 @@ impl Options {
     }
 }
 
+/// Every number of [`Options`] by its name on the command line.
+macro_rules! numbers {
+    ($($field:ident),* $(,)?) => {
+        impl Options {
+            /// All options in one line, which [`Options::parse`] reads.
+            #[must_use]
+            pub fn line(&self) -> String {
+                let mut parts = Vec::new();
+                $(parts.push(format!("{}={}", stringify!($field), self.$field));)*
+                let evil: Vec<String> = self.evil.iter().map(NodeId::to_string).collect();
+                parts.push(format!("evil={}", evil.join("+")));
+                parts.join(",")
+            }
+
+            fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
+                let wrong = || format!("`{value}` is no value of the option `{name}`");
+                match name {
+                    $(stringify!($field) => self.$field = value.parse().map_err(|_| wrong())?,)*
+                    "evil" => {
+                        let nodes = value.split('+').filter(|node| !node.is_empty());
+                        let nodes: Option<_> = nodes.map(|node| NodeId::new(node.parse().ok()?)).collect();
+                        self.evil = nodes.ok_or_else(wrong)?;
+                    }
+                    _ => return Err(format!("there is no option `{name}`; `sim --seed N --shrink` prints a line of all")),
+                }
+                Ok(())
+            }
+        }
+    };
+}
+numbers!(
+    seed,
+    nodes,
+    malice,
+    chaos_ms,
+    operations,
+    drop,
+    duplicate,
+    delay_ms,
+    spike,
+    crash_persist,
+    crash_ms,
+    down_ms,
+    lag_ms,
+    leader_ms,
+    isolate_ms,
+    skew_ms,
+    scripted,
+    crash_at,
+);
+
+impl Options {
+    /// Options from a line of [`Options::line`]; what is left out is drawn from the seed, which must be named.
+    ///
+    /// # Errors
+    /// What is wrong with the line, in words.
+    pub fn parse(line: &str) -> Result<Self, String> {
+        let pairs: Option<Vec<(&str, &str)>> = line.split(',').map(|part| part.split_once('=')).collect();
+        let pairs = pairs.ok_or("options are NAME=VALUE, separated by commas")?;
+        let seed = pairs.iter().find(|(name, _)| *name == "seed").ok_or("the option `seed` is missing")?;
+        let mut options = Self::draw(seed.1.parse().map_err(|_| "the seed is no number")?);
+        pairs.iter().try_for_each(|(name, value)| options.set(name, value))?;
+        Ok(options)
+    }
+}
+
 impl fmt::Display for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let evil: Vec<String> = self.evil.iter().map(NodeId::to_string).collect();
@@ -146,5 +212,20 @@ impl fmt::Display for Options {
             self.crash_persist, self.crash_ms, self.down_ms, self.skew_ms
         )?;
         write!(f, "  log: appliers lag up to {} ms, another leader every {} ms", self.lag_ms, self.leader_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_says_everything() {
+        for seed in 0..40 {
+            let options = Options { scripted: seed % 2 == 0, crash_at: seed, ..Options::draw(seed) };
+            assert_eq!(Options::parse(&options.line()), Ok(options));
+        }
+        assert!(Options::parse("seed=1,speed=2").is_err());
+        assert!(Options::parse("nodes=3").is_err());
     }
 }

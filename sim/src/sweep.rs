@@ -1,10 +1,14 @@
-//! Many seeds, one after the other: what they add up to, and how a failure is told.
+//! Many runs, on all cores: what they add up to, and how a failure is told.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, mpsc};
+use std::thread;
 
 use crate::bugs::Bug;
 use crate::count::{Counters, fault, situation};
-use crate::{Report, run};
+use crate::options::Options;
+use crate::{Report, run_with};
 
 /// What many runs add up to.
 #[derive(Debug, Clone, Default)]
@@ -17,8 +21,8 @@ pub struct Sweep {
     pub steps: u64,
     /// What happened how often.
     pub count: Counters,
-    /// Seeds that broke an invariant, with what they broke.
-    pub failures: Vec<(u64, String)>,
+    /// Runs that broke an invariant, with what they broke.
+    pub failures: Vec<(Options, String)>,
     /// Whether one of them broke safety.
     pub unsafe_seed: bool,
 }
@@ -31,39 +35,83 @@ impl Sweep {
         self.steps += report.steps;
         self.count.add(&report.count);
         if let Some(violation) = &report.violation {
-            self.failures.push((report.options.seed, violation.to_string()));
+            self.failures.push((report.options.clone(), violation.to_string()));
             self.unsafe_seed |= !violation.liveness;
         }
     }
 
-    /// Runs seeds in order.
+    /// Runs seeds.
     #[must_use]
-    pub fn over(seeds: impl IntoIterator<Item = u64>, bug: Option<Bug>) -> Self {
+    pub fn over(seeds: impl Iterator<Item = u64> + Send, bug: Option<Bug>) -> Self {
         let mut sweep = Self::default();
-        for seed in seeds {
-            sweep.add(&run(seed, bug, false));
-        }
+        each(seeds.map(Options::draw), bug, |report| {
+            sweep.add(&report);
+            true
+        });
+        sweep.failures.sort_by_key(|(options, _)| options.seed);
         sweep
     }
 }
 
-/// How a seed is replayed.
+/// Runs everything on all cores, each run on one thread; they know nothing of each other. Reports come as runs end. After the
+/// first that is not followed by another one (`take` says no), runs that began before it are still reported.
+pub fn each(runs: impl Iterator<Item = Options> + Send, bug: Option<Bug>, mut take: impl FnMut(Report) -> bool) {
+    let (runs, over) = (Mutex::new(runs), AtomicBool::new(false));
+    let (send, reports) = mpsc::channel();
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
+            let (send, runs, over) = (send.clone(), &runs, &over);
+            scope.spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    let next = runs.lock().ok().and_then(|mut runs| runs.next());
+                    let Some(options) = next else { return };
+                    if send.send(run_with(options, bug, false)).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(send);
+        for report in reports {
+            if !take(report) {
+                over.store(true, Ordering::Relaxed);
+            }
+        }
+    });
+}
+
+/// How a run is replayed: by its seed, or by all of its options when they are not those of the seed.
 #[must_use]
-pub fn replay(seed: u64, bug: Option<Bug>) -> String {
+pub fn replay(options: &Options, bug: Option<Bug>) -> String {
     let planted = bug.map(|bug| format!(" --bug {bug}")).unwrap_or_default();
-    format!("cargo run --release -p sim -- --seed {seed}{planted}")
+    let seed = options.seed;
+    let run = if *options == Options::draw(seed) {
+        format!("--seed {seed}")
+    } else {
+        format!("--options {}", options.line())
+    };
+    format!("cargo run --release -p sim -- {run}{planted}")
 }
 
 /// The first of some seeds that breaks an invariant with a planted bug, with its report.
 #[must_use]
-pub fn first_failure(seeds: impl IntoIterator<Item = u64>, bug: Option<Bug>) -> Option<Report> {
-    seeds.into_iter().map(|seed| run(seed, bug, false)).find(|report| report.violation.is_some())
+pub fn first_failure(seeds: impl Iterator<Item = u64> + Send, bug: Option<Bug>) -> Option<Report> {
+    let mut first: Option<Report> = None;
+    each(seeds.map(Options::draw), bug, |report| {
+        let earlier = first.as_ref().is_none_or(|first| report.options.seed < first.options.seed);
+        if report.violation.is_some() && earlier {
+            first = Some(report);
+        }
+        first.is_none()
+    });
+    first
 }
 
 impl fmt::Display for Sweep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let faults = self.count.all_faults();
-        writeln!(f, "{} seeds, {} virtual seconds, {faults} faults by class:", self.seeds, self.virtual_ms / 1000)?;
+        let (hours, tenths) = (self.virtual_ms / 3_600_000, self.virtual_ms / 360_000 % 10);
+        writeln!(f, "{} runs, {hours}.{tenths} virtual hours, {faults} faults by class:", self.seeds)?;
         for class in fault::ALL {
             writeln!(f, "  {:>9}  {class}", self.count.faults_of(class))?;
         }

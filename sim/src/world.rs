@@ -36,6 +36,9 @@ const PROVE_MS: u64 = 120_000;
 /// Entries that a node applies at once.
 const APPLY: usize = 12;
 
+/// In one of so many seeds secrecy is looked at after every step, and not only when shares change.
+const EVERY_STEP: u64 = 50;
+
 /// What can happen.
 enum Event {
     Deliver {
@@ -233,7 +236,7 @@ impl World {
         self.calm_down()?;
         self.settle()?;
         self.prove()?;
-        self.oracle.at_end(&honest_disks(&self.slots))?;
+        self.oracle.at_end(&honest_disks(&self.slots), &mut self.count)?;
         self.seal_trace();
         Ok(())
     }
@@ -263,6 +266,9 @@ impl World {
             let (node, kind, payload) = event.describe();
             self.trace.record(self.step, at_ms, node, kind, &payload);
             self.happen(event)?;
+            if self.options.seed.is_multiple_of(EVERY_STEP) {
+                self.oracle.keep_secrets(&mut self.count)?;
+            }
         }
         self.now_ms = self.now_ms.max(end_ms);
         Ok(())
@@ -273,6 +279,9 @@ impl World {
             Event::Deliver { from, to, frame } => {
                 if let Some(Slot { running: Some(node), evil: Some(evil), .. }) = self.slots.get_mut(&to) {
                     evil.overhear(node, &frame);
+                }
+                if self.slots.get(&to).is_some_and(|slot| slot.running.is_some()) {
+                    self.oracle.received(from, to, &frame);
                 }
                 self.with_node(to, |node, env| node.hear(env, from, &frame))
             }
@@ -332,6 +341,7 @@ impl World {
         };
         let result = act(node, &mut env);
         let Env { persisted, out, .. } = env;
+        self.oracle.wants(id, &out);
         let out = match &mut slot.evil {
             Some(evil) => evil.twist(node, &mut self.count, out),
             None => out,
@@ -449,10 +459,11 @@ impl World {
         let honest = slot.evil.is_none();
         let Some(next) = slot.running.as_ref().map(Node::next_index) else { return Ok(()) };
         let entries = self.order.page(next, APPLY);
+        let known: Vec<_> = entries.iter().map(|(index, _)| self.oracle.reference.known(*index)).collect();
         let mut roots = Vec::new();
         let result = self.with_node(id, |node, env| {
-            for (index, logged) in &entries {
-                let applied = node.apply(env, *index, logged.entry())?;
+            for ((index, logged), known) in entries.iter().zip(&known) {
+                let applied = node.apply(env, *index, logged.entry(), known.as_deref())?;
                 roots.push((*index, applied.root));
             }
             node.reconcile(env)

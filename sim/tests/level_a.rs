@@ -1,19 +1,24 @@
 //! Level A: one seed is one run, honest code is clean, and every planted bug is found.
 
-use sim::bugs::Bug;
+use std::io::{self, Write as _};
+use std::path::Path;
+
+use sim::bugs::{BUGS, Bug};
 use sim::count::{fault, situation};
+use sim::matrix;
 use sim::options::Options;
-use sim::sweep::{Sweep, first_failure, replay};
-use sim::{run, run_with};
+use sim::shrink::shrink;
+use sim::sweep::{Sweep, each, first_failure, replay};
+use sim::{Report, run, run_with};
 
 /// Seeds that are run at every change.
-const CLEAN: u64 = 60;
+const CLEAN: u64 = 3_000;
 
 fn assert_clean(sweep: &Sweep) {
     let told: Vec<String> = sweep
         .failures
         .iter()
-        .map(|(seed, what)| format!("seed {seed}: {what}\n  replay: {}", replay(*seed, None)))
+        .map(|(options, what)| format!("seed {}: {what}\n  replay: {}", options.seed, replay(options, None)))
         .collect();
     assert!(told.is_empty(), "{}", told.join("\n"));
 }
@@ -34,6 +39,8 @@ fn one_seed_is_one_run() {
 #[test]
 fn honest_code_is_clean_and_the_faults_are_real() {
     let sweep = Sweep::over(1..=CLEAN, None);
+    let written = writeln!(io::stdout(), "{sweep}");
+    assert!(written.is_ok(), "the figures could not be printed");
     assert_clean(&sweep);
     for class in fault::ALL {
         assert!(sweep.count.faults_of(class) > 0, "no seed met a fault of the class `{class}`\n{sweep}");
@@ -50,6 +57,7 @@ fn honest_code_is_clean_and_the_faults_are_real() {
         situation::RESHARED,
         situation::STOOD_BY,
         situation::OLD_ERASED,
+        situation::RANKED,
     ];
     for what in met {
         assert!(sweep.count.times(what) > 0, "no seed met the situation `{what}`\n{sweep}");
@@ -63,72 +71,53 @@ fn seeds_that_once_failed_are_clean() {
     let seeds = lines.map(|line| line.split('#').next().unwrap_or_default().trim()).filter(|seed| !seed.is_empty());
     let parsed: Result<Vec<u64>, _> = seeds.map(str::parse).collect();
     assert!(parsed.is_ok(), "tests/corpus.txt: {parsed:?}");
-    assert_clean(&Sweep::over(parsed.unwrap_or_default(), None));
+    assert_clean(&Sweep::over(parsed.unwrap_or_default().into_iter(), None));
 }
 
-/// A planted bug must be found within so many seeds, by an invariant that can find it.
-fn assert_found(bug: Bug, within: u64) {
-    let found = first_failure(1..=within, Some(bug));
-    let found = found.and_then(|report| Some((report.options.seed, report.violation?)));
-    assert!(found.is_some(), "`{bug}` was not found within {within} seeds");
-    let Some((seed, violation)) = found else { return };
-    let expected = bug.found_by().contains(&violation.invariant);
-    assert!(expected, "`{bug}` led to something else: {violation}\n  replay: {}", replay(seed, Some(bug)));
-}
-
+/// Each promise of the threat model has a check that is awake: the bug planted in its place is found in time, by that check.
 #[test]
-fn ready_before_it_is_durable_is_found() {
-    assert_found(Bug::SendBeforePersist, 150);
+fn every_promise_has_a_check_that_is_awake() {
+    let rows = matrix::rows();
+    let written = writeln!(io::stdout(), "{}", matrix::table(&rows));
+    assert!(written.is_ok(), "the matrix could not be printed");
+    let asleep: Vec<&str> = rows.iter().filter(|row| !row.holds()).map(|row| row.promise).collect();
+    assert!(asleep.is_empty(), "no check finds its planted bug for: {asleep:?}");
+    let planted: Vec<Bug> = rows.iter().filter_map(|row| Some(row.found.as_ref()?.0)).collect();
+    let missing: Vec<&Bug> = BUGS.iter().filter(|bug| !planted.contains(bug)).collect();
+    assert!(missing.is_empty(), "bugs that stand for no promise: {missing:?}");
 }
 
+/// The tests that carry what level A cannot attack are there.
 #[test]
-fn nonces_that_come_twice_are_found() {
-    assert_found(Bug::ReuseNonce, 20);
+fn the_tests_that_the_matrix_names_exist() {
+    for (file, test) in matrix::elsewhere() {
+        let source = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file));
+        assert!(source.is_ok_and(|source| source.contains(&format!("fn {test}("))), "{file} has no test {test}");
+    }
 }
 
+/// A run that fails is made smaller, breaks the same, and is replayed exactly from one line.
 #[test]
-fn a_clock_of_its_own_in_apply_is_found() {
-    assert_found(Bug::OwnClock, 5);
-}
-
-#[test]
-fn a_position_before_its_tables_is_found() {
-    assert_found(Bug::PositionFirst, 60);
-}
-
-#[test]
-fn a_second_beginning_of_an_attempt_is_found() {
-    assert_found(Bug::BeginAgain, 100);
-}
-
-#[test]
-fn decisions_by_an_old_state_are_found() {
-    assert_found(Bug::StalePermit, 150);
-}
-
-#[test]
-fn a_share_in_the_log_is_found() {
-    assert_found(Bug::ShareInLog, 10);
-}
-
-#[test]
-fn a_share_before_its_usage_record_is_found() {
-    assert_found(Bug::ShareBeforeUsage, 20);
-}
-
-#[test]
-fn a_second_polynomial_in_one_redistribution_is_found() {
-    assert_found(Bug::DealAgain, 150);
-}
-
-#[test]
-fn old_shares_that_go_too_early_are_found() {
-    assert_found(Bug::EraseAtCommit, 20);
-}
-
-#[test]
-fn shares_that_are_erased_in_words_only_are_found() {
-    assert_found(Bug::EraseInWords, 20);
+fn a_failing_run_is_made_smaller() {
+    let bug = Some(Bug::EraseAtCommit);
+    let found = first_failure(1..=Bug::EraseAtCommit.within(), bug);
+    let Some(Report { options, violation: Some(violation), .. }) = found else {
+        assert!(found.is_some(), "the planted bug was not found");
+        return;
+    };
+    let smaller = shrink(&options, bug);
+    let Some((smaller, still)) = smaller else {
+        assert!(smaller.is_some(), "the run did not fail again");
+        return;
+    };
+    assert_eq!(still.invariant, violation.invariant);
+    assert!(
+        smaller.operations < options.operations && smaller.drop == 0 && smaller.crash_ms == 0,
+        "{}",
+        smaller.line()
+    );
+    let again = Options::parse(&smaller.line()).map(|options| run_with(options, bug, false).violation);
+    assert_eq!(again, Ok(Some(still)), "{}", smaller.line());
 }
 
 /// Every share operation once, with one loss of power at each persist point in turn.
@@ -137,11 +126,12 @@ fn assert_survives(nodes: u16, every: usize) {
     assert_eq!(quiet.violation, None, "without any crash");
     assert!(quiet.points > 100, "{} persist points", quiet.points);
     let mut broken = Vec::new();
-    for point in (1..=quiet.points).step_by(every) {
-        if let Some(violation) = run_with(Options::script(nodes, point), None, false).violation {
-            broken.push(format!("crash at point {point} of {}: {violation}", quiet.points));
+    each((1..=quiet.points).step_by(every).map(|point| Options::script(nodes, point)), None, |report| {
+        if let Some(violation) = report.violation {
+            broken.push(format!("crash at point {} of {}: {violation}", report.options.crash_at, quiet.points));
         }
-    }
+        true
+    });
     assert!(broken.is_empty(), "{}", broken.join("\n"));
 }
 

@@ -10,7 +10,9 @@ mod key_usable;
 mod no_false_blame;
 mod no_secret_in_log;
 mod nonce_once;
+pub(crate) mod promises;
 mod reference;
+mod secrecy;
 mod share_authorised;
 pub(crate) mod sign_answered;
 mod signature_valid;
@@ -23,17 +25,19 @@ use std::fmt;
 use symbolon_protocol::certificate::{CertificateCore, KeyCertificate};
 use symbolon_protocol::entry::{Entry, Payload};
 use symbolon_protocol::genesis::Genesis;
-use symbolon_protocol::id::{Digest, KeyId, NodeId};
+use symbolon_protocol::id::{Digest, Epoch, KeyId, NodeId};
 use symbolon_protocol::outcome::Outcome;
 use symbolon_protocol::schema::private;
 use symbolon_protocol::wire::{Bytes, decode};
 
 use crate::count::{Counters, situation};
-use crate::disk::Disk;
-use crate::node::Seen;
+use crate::disk::{Column, Disk};
+use crate::draw::Draw;
+use crate::node::{Frame, Out, Seen};
 use crate::order::Logged;
+use crate::secrecy::{Ledger, Place};
 
-pub(crate) use reference::Reference;
+pub(crate) use reference::{Known, Reference};
 
 /// A key that was committed stays usable with any t of its holders.
 pub const KEY_USABLE: &str = "key-usable";
@@ -49,6 +53,14 @@ pub const SHARE_AUTHORISED: &str = "share-authorised";
 pub const NO_FALSE_BLAME: &str = "no-false-blame";
 /// No share occurs in the ordered log.
 pub const NO_SECRET_IN_LOG: &str = "no-secret-in-log";
+/// Fewer than t nodes, the same all the time, know nothing of a key.
+pub const SECRET: &str = "secret";
+/// Fewer than t nodes in each epoch, others in each, know nothing of a key.
+pub const MOBILE: &str = "mobile";
+/// Subshares are in memory only.
+pub const MEMORY_ONLY: &str = "memory-only";
+/// A node votes only for what its own applied state says runs or was committed.
+pub const VOTES_FOLLOW_LOG: &str = "votes-follow-log";
 /// A usage record is durable before a share leaves.
 pub const USAGE_FIRST: &str = "usage-first";
 /// A share whose erasure was said is gone.
@@ -101,12 +113,25 @@ pub(crate) struct Oracle {
     nonces: nonce_once::Nonces,
     secrets: no_secret_in_log::Secrets,
     asked: share_authorised::Asked,
+    /// What was drawn, and who learned what of it.
+    ledger: Ledger,
+    secrecy: secrecy::Secrecy,
+    draw: Draw,
+    /// All nodes.
+    nodes: Vec<NodeId>,
+    /// Of which epochs a node said that its shares are erased: all below.
+    below: BTreeMap<(NodeId, Place), Epoch>,
 }
 
 impl Oracle {
-    pub(crate) fn new(genesis: Genesis, evil: BTreeSet<NodeId>) -> Self {
+    pub(crate) fn new(genesis: Genesis, evil: BTreeSet<NodeId>, seed: u64) -> Self {
         Self {
             evil,
+            ledger: Ledger::default(),
+            secrecy: secrecy::Secrecy::default(),
+            draw: Draw::new(seed, "oracle"),
+            nodes: genesis.members.keys().copied().collect(),
+            below: BTreeMap::new(),
             reference: Reference::new(genesis),
             heads: heads_equal::Heads::default(),
             usable: key_usable::Usable::default(),
@@ -128,6 +153,10 @@ impl Oracle {
         let payload = decode::<Entry>(logged.bytes()).ok().map(|entry| entry.payload);
         let applied = self.reference.apply(index, logged.entry())?;
         self.heads.ordered(applied.root, &applied.outcome);
+        let secrets = &self.ledger;
+        if secrets.secrets_in(logged.bytes()).next().is_some() {
+            return Err(safety(NO_SECRET_IN_LOG, format!("the entry at index {index} holds a share or a subshare")));
+        }
         if let Outcome::Refused(_) = applied.outcome {
             return Ok(());
         }
@@ -135,6 +164,10 @@ impl Oracle {
             Some(Payload::Generate(vote)) => no_false_blame::ordered(&self.evil, vote, count)?,
             Some(Payload::Erased(erasure)) => {
                 erased_gone::check(erasure, disks)?;
+                self.below.insert((erasure.node, (erasure.key, erasure.version)), erasure.below);
+                if let Some(disk) = disks.get(&erasure.node) {
+                    self.look_at_disk(erasure.node, disk)?;
+                }
                 if self.reference.still_signs(&erasure.key, erasure.version)? {
                     count.situation(situation::OLD_ERASED);
                 }
@@ -142,9 +175,14 @@ impl Oracle {
             Some(Payload::Deal(vote)) => no_false_blame::dealt(&self.evil, vote, count)?,
             _ => {}
         }
+        if !matches!(applied.outcome, Outcome::Noted | Outcome::ClientChanged { .. }) {
+            self.reference.operations()?.iter().for_each(|operation| self.ledger.operation(operation));
+        }
         match applied.outcome {
             Outcome::Activated { key, version, .. } => {
                 let core = self.reference.core(&key, version)?;
+                self.ledger.committed((key, version), core.epoch, |node| core.verifying_share(node).copied());
+                self.keep_secret((key, version), count)?;
                 count.keys += 1;
                 if core.previous.is_some() {
                     count.situation(situation::MOVED);
@@ -196,10 +234,12 @@ impl Oracle {
     /// An honest node did something.
     pub(crate) fn saw(&mut self, node: NodeId, seen: &Seen, disk: &Disk) -> Result<(), Violation> {
         match seen {
-            Seen::Staged(share) => {
+            Seen::Staged { key, version, epoch, share } => {
                 self.secrets.add(*share);
+                self.ledger.staged(node, (*key, *version), *epoch, *share);
                 Ok(())
             }
+            Seen::Promised(sound) => sound.clone(),
             Seen::Released(released) => {
                 self.asked.check(node, released)?;
                 usage_first::check(node, released, disk)?;
@@ -208,6 +248,64 @@ impl Oracle {
             Seen::Blamed { culprits, what } => no_false_blame::coordinator(&self.evil, node, culprits, what),
             Seen::Alarm { against } => no_false_blame::alarm(&self.evil, node, *against),
         }
+    }
+
+    /// A node wants something done, before anything evil is made of it.
+    pub(crate) fn wants(&mut self, node: NodeId, out: &[Out]) {
+        for one in out {
+            if let Out::Propose(payload) = one {
+                self.ledger.proposed(payload);
+            }
+        }
+        for one in out {
+            if let Out::Send { frame: Frame { answer: false, bytes, .. }, .. } = one {
+                self.ledger.sent(node, bytes);
+            }
+        }
+    }
+
+    /// Something reached a node that runs.
+    pub(crate) fn received(&mut self, from: NodeId, to: NodeId, frame: &Frame) {
+        if !frame.answer {
+            self.ledger.received(from, to, !self.evil.contains(&from), &frame.bytes);
+        }
+    }
+
+    /// Whether fewer than t nodes know nothing of any version.
+    pub(crate) fn keep_secrets(&mut self, count: &mut Counters) -> Result<(), Violation> {
+        let places: Vec<Place> = self.ledger.keys().map(|(place, _)| *place).collect();
+        places.into_iter().try_for_each(|place| self.keep_secret(place, count))
+    }
+
+    fn keep_secret(&mut self, place: Place, count: &mut Counters) -> Result<(), Violation> {
+        if self.secrecy.check(&self.ledger, place, &self.nodes)? {
+            count.situation(situation::RANKED);
+        }
+        Ok(())
+    }
+
+    /// What is raw on the disk of an honest node: no subshare at all, and of what it said is erased nothing that would help.
+    fn look_at_disk(&mut self, node: NodeId, disk: &Disk) -> Result<(), Violation> {
+        let mut kept = Vec::new();
+        for value in disk.durable(Column::Private).values().chain(disk.durable(Column::Usage).values()) {
+            for secret in self.ledger.secrets_in(value) {
+                if secret.subshare {
+                    return Err(safety(MEMORY_ONLY, format!("the disk of node {node} holds a subshare")));
+                }
+                if let Some(below) = self.below.get(&(node, secret.place)).filter(|below| secret.epoch < **below) {
+                    kept.push((secret.clone(), *below));
+                }
+            }
+        }
+        for (secret, epoch) in kept {
+            self.ledger.kept(node, &secret, epoch);
+            self.keep_secret_from_others(secret.place)?;
+        }
+        Ok(())
+    }
+
+    fn keep_secret_from_others(&mut self, place: Place) -> Result<(), Violation> {
+        secrecy::mobile(&self.ledger, place, &self.nodes, &mut self.draw)
     }
 
     /// A client that has the right asks for signatures.
@@ -252,8 +350,14 @@ impl Oracle {
         core.holders.iter().filter(|node| !self.evil.contains(node)).count()
     }
 
-    /// Whether any t holders of every key that was committed have its secret between them.
-    pub(crate) fn at_end(&self, disks: &Disks<'_>) -> Result<(), Violation> {
-        self.usable.at_end(disks, &self.reference)
+    /// Whether any t holders of every key that was committed have its secret between them, and no fewer.
+    pub(crate) fn at_end(&mut self, disks: &Disks<'_>, count: &mut Counters) -> Result<(), Violation> {
+        self.usable.at_end(disks, &self.reference)?;
+        for (node, disk) in disks {
+            self.look_at_disk(*node, disk)?;
+        }
+        self.keep_secrets(count)?;
+        let places: Vec<Place> = self.ledger.keys().map(|(place, _)| *place).collect();
+        places.into_iter().try_for_each(|place| self.keep_secret_from_others(place))
     }
 }

@@ -1,16 +1,17 @@
 //! The state that every honest node must have after an entry: the same `apply`, run at once and never interrupted.
 
 use std::collections::BTreeSet;
+use std::rc::Rc;
 
 use symbolon_protocol::certificate::CertificateCore;
 use symbolon_protocol::entry::LogEntry;
 use symbolon_protocol::genesis::Genesis;
-use symbolon_protocol::id::{KeyId, KeyVersion};
+use symbolon_protocol::id::{Digest, KeyId, KeyVersion};
 use symbolon_protocol::lifecycle::KeyState;
 use symbolon_protocol::schema::replicated;
-use symbolon_protocol::state::records::{self, KeyRecord, VersionRecord};
+use symbolon_protocol::state::records::{self, KeyRecord, OperationRecord, VersionRecord};
 use symbolon_protocol::state::{self, Applied, running_operations};
-use symbolon_protocol::table::{Overlay, StoreFault, Tables as _, read, write_to};
+use symbolon_protocol::table::{OrderedWrites, Overlay, StoreFault, Tables as _, read, write_to};
 use symbolon_protocol::wire::decode;
 
 use super::{NODE_RUNS, Violation, safety};
@@ -21,6 +22,15 @@ pub(crate) struct Reference {
     genesis: Genesis,
     tables: Map,
     begun: BTreeSet<(KeyId, KeyVersion)>,
+    known: Vec<Rc<Known>>,
+}
+
+/// What an entry did to the one state that everybody has.
+pub(crate) struct Known {
+    /// Root of the history before it.
+    pub(crate) before: Option<Digest>,
+    pub(crate) applied: Applied,
+    pub(crate) writes: OrderedWrites,
 }
 
 fn failed(fault: &StoreFault) -> Violation {
@@ -29,15 +39,22 @@ fn failed(fault: &StoreFault) -> Violation {
 
 impl Reference {
     pub(super) fn new(genesis: Genesis) -> Self {
-        Self { tables: records::initial(&genesis), genesis, begun: BTreeSet::new() }
+        Self { tables: records::initial(&genesis), genesis, begun: BTreeSet::new(), known: Vec::new() }
     }
 
     pub(super) fn apply(&mut self, index: u64, entry: LogEntry<'_>) -> Result<Applied, Violation> {
         let mut overlay = Overlay::new(&self.tables);
         let applied = state::apply(&mut overlay, &self.genesis, index, entry).map_err(|fault| failed(&fault))?;
         let writes = overlay.into_writes();
-        write_to(&mut self.tables, writes);
+        write_to(&mut self.tables, writes.clone());
+        let before = self.known.last().map(|known| known.applied.root);
+        self.known.push(Rc::new(Known { before, applied: applied.clone(), writes }));
         Ok(applied)
+    }
+
+    /// What an entry did, so that not every node has to verify the same signatures again.
+    pub(crate) fn known(&self, index: u64) -> Option<Rc<Known>> {
+        self.known.get(usize::try_from(index).ok()?).cloned()
     }
 
     /// Whether the generation of a version was reported as begun before; remembers that it was now.
@@ -91,8 +108,13 @@ impl Reference {
     }
 
     /// Share operations that are not finished.
+    pub(crate) fn operations(&self) -> Result<Vec<OperationRecord>, Violation> {
+        running_operations(&self.tables, 64).map_err(|fault| failed(&fault))
+    }
+
+    /// How many they are.
     pub(crate) fn running(&self) -> Result<usize, Violation> {
-        running_operations(&self.tables, 64).map(|list| list.len()).map_err(|fault| failed(&fault))
+        self.operations().map(|list| list.len())
     }
 
     /// Whether the certificate of a version has all of its votes.

@@ -3,12 +3,13 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use symbolon_protocol::certificate::CertificateCore;
-use symbolon_protocol::entry::Payload;
+use symbolon_protocol::entry::{Payload, Witness};
 use symbolon_protocol::generate::{
     Advance, Ceremony, Effect, FaultKind, FaultReport, Generate, Input, OwnVotes, Participation, Phase, ShareSecret,
     SignedMessage, Start, StartRefused, Vote, VoteRefused,
 };
 use symbolon_protocol::id::{Digest, NodeId};
+use symbolon_protocol::identity::Domain;
 use symbolon_protocol::schema::private;
 use symbolon_protocol::state::running_operations;
 use symbolon_protocol::step::Step;
@@ -52,7 +53,7 @@ impl Node {
         let generations = operations.into_iter().filter(|o| o.moved.is_none()).map(|o| o.ceremony);
         let mine: Vec<Ceremony> = generations.filter(|ceremony| ceremony.roster.contains(&self.me)).collect();
         let running: BTreeSet<Digest> = mine.iter().map(Ceremony::digest).collect();
-        self.parts.retain(|digest, _| running.contains(digest));
+        self.parts.retain(|digest, _| running.contains(digest) || env.has(Bug::ReadyLate));
         self.joined.retain(|digest| running.contains(digest));
         for ceremony in mine {
             let digest = ceremony.digest();
@@ -188,8 +189,14 @@ impl Node {
         let key = private::share(&core.key, core.version, core.epoch);
         let record = ShareRecord { core: core.digest(), secret: *secret.expose() };
         self.persist(env, vec![(Column::Private, key, Some(encode(&record)))], sync)?;
-        env.saw(Seen::Staged(*secret.expose()));
+        let (key, version, epoch) = (core.key, core.version, core.epoch);
+        env.saw(Seen::Staged { key, version, epoch, share: *secret.expose() });
         env.crash_point(situation::STAGED)?;
+        if env.has(Bug::ActivatedEarly) {
+            let activated = self.identity.sign(Domain::Activated, &core.cluster, core.digest().as_bytes());
+            let witness = Witness { key, version, epoch, node: self.me, activated: Some(activated), head: None };
+            self.propose(env, &Payload::Witness(witness), PROPOSE_MS);
+        }
         let staged = self.read_share(core)?;
         staged.ok_or_else(|| Halt::Fault("a share that was just stored is not there".to_owned()))
     }

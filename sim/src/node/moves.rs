@@ -20,6 +20,7 @@ use super::{Env, Halt, Node, PROPOSE_MS, Timer};
 use crate::bugs::Bug;
 use crate::count::situation;
 use crate::disk::Column;
+use crate::draw;
 
 /// Subshares of attempts that this node has not heard of yet; the oldest go first.
 const EARLY: usize = 256;
@@ -47,7 +48,7 @@ impl Node {
         let mine: Vec<&OperationRecord> =
             operations.iter().filter(|o| o.moved.is_some() && concerns(&o.ceremony)).collect();
         let running: BTreeSet<Digest> = mine.iter().map(|o| o.ceremony.digest()).collect();
-        self.moves.retain(|digest, _| running.contains(digest));
+        self.moves.retain(|digest, _| running.contains(digest) || env.has(Bug::ReadyLate));
         for operation in mine {
             let digest = operation.ceremony.digest();
             if self.moves.contains_key(&digest) {
@@ -74,7 +75,15 @@ impl Node {
         let nodes = base.roster.iter().chain(&ceremony.roster);
         let keys = nodes.filter_map(|node| Some((*node, members.get(node)?.key))).collect();
         let start = Start { ceremony: ceremony.clone(), base: base.clone(), me: self.me, keys, own, share };
-        let Ok((machine, step)) = Redistribute::start(start, &self.identity, &mut self.rng) else { return Ok(()) };
+        let started = match env.bug {
+            Some(Bug::SamePolynomial) => {
+                let mut same = draw::stream(u64::from(self.me.get()), "a polynomial for every time");
+                Redistribute::start(start, &self.identity, &mut same)
+            }
+            Some(Bug::SameCoefficient) => Redistribute::start(start, &self.identity, &mut draw::Stuck),
+            _ => Redistribute::start(start, &self.identity, &mut self.rng),
+        };
+        let Ok((machine, step)) = started else { return Ok(()) };
         self.moves.insert(digest, Move::Runs(Box::new(machine)));
         self.perform_move(env, digest, step)?;
         let (mine, others): (VecDeque<_>, VecDeque<_>) =
@@ -105,6 +114,9 @@ impl Node {
         message: SubshareMessage,
     ) -> Result<(), Halt> {
         let digest = message.ceremony;
+        if env.has(Bug::SubshareOnDisk) {
+            self.disk.write(vec![(Column::Private, b"~subshare".to_vec(), Some(message.to_bytes().to_vec()))]);
+        }
         if self.moves.contains_key(&digest) {
             return self.turn_move(env, digest, Input::Message { from, message });
         }
@@ -189,7 +201,13 @@ impl Node {
             let receipt = self.commit(env, writes, sync)?;
             for effect in sealed.release(&receipt) {
                 match effect {
-                    Effect::Send { to, message } => env.send(to, 0, subshare_bytes(&message)),
+                    Effect::Send { to, message } => {
+                        if env.has(Bug::SubshareToAll) {
+                            let others: Vec<_> = self.genesis.members.keys().copied().collect();
+                            others.into_iter().for_each(|other| env.send(other, 0, subshare_bytes(&message)));
+                        }
+                        env.send(to, 0, subshare_bytes(&message));
+                    }
                     Effect::Stage { core, secret } => {
                         let staged = self.stage(env, &core, &secret, sync)?;
                         steps.extend(self.advance_move(&digest, Input::Staged(staged)));

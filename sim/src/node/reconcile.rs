@@ -5,6 +5,7 @@ use symbolon_protocol::entry::{Entry, Erasure, LogEntry, Payload, Witness};
 use symbolon_protocol::error::{ErrorCode, Refusal};
 use symbolon_protocol::generate::activated_vote;
 use symbolon_protocol::genesis::MemberRole;
+use symbolon_protocol::history::root_at;
 use symbolon_protocol::id::{Digest, Epoch, KeyId, KeyVersion};
 use symbolon_protocol::identity::{Domain, Signature, tagged_hash};
 use symbolon_protocol::lifecycle::KeyState;
@@ -20,21 +21,38 @@ use super::{APPLIED, Env, Halt, Node, PROPOSE_MS, Reply, payload_digest};
 use crate::bugs::Bug;
 use crate::count::situation;
 use crate::disk::{Batch, Column};
+use crate::invariants::Known;
 
 /// Operations and destructions that are looked at in one round.
 const BATCH: usize = 256;
+/// One of so many entries is applied by a node itself though it is known what it does.
+const BY_ITSELF: u64 = 7;
 /// Between two tries to have a witness or an erasure ordered, milliseconds.
 const SAY_AGAIN_MS: u64 = 3_000;
 
 impl Node {
     /// Applies the next entry: tables and position in one batch, which is not synced; a crash may take it back.
-    pub(crate) fn apply(&mut self, env: &mut Env<'_>, index: u64, entry: LogEntry<'_>) -> Result<Applied, Halt> {
+    ///
+    /// What the entry does to the state that everybody has may be known: then only a part of the nodes finds it out for itself.
+    pub(crate) fn apply(
+        &mut self,
+        env: &mut Env<'_>,
+        index: u64,
+        entry: LogEntry<'_>,
+        known: Option<&Known>,
+    ) -> Result<Applied, Halt> {
         let own_time = if env.has(Bug::OwnClock) { with_own_time(entry, env.now_ms) } else { None };
         let applied_entry = own_time.as_deref().map_or(entry, LogEntry::Normal);
-        let mut overlay = Overlay::new(self.disk.live(Column::State));
-        let applied = state::apply(&mut overlay, &self.genesis, index, applied_entry)?;
-        let mut batch: Batch =
-            overlay.into_writes().into_iter().map(|(key, value)| (Column::State, key, value)).collect();
+        let by_itself = own_time.is_some() || (index + u64::from(self.me.get())).is_multiple_of(BY_ITSELF);
+        let (applied, writes) = match known.filter(|known| !by_itself && self.is_before(index, known)) {
+            Some(known) => (known.applied.clone(), known.writes.clone()),
+            None => {
+                let mut overlay = Overlay::new(self.disk.live(Column::State));
+                let applied = state::apply(&mut overlay, &self.genesis, index, applied_entry)?;
+                (applied, overlay.into_writes())
+            }
+        };
+        let mut batch: Batch = writes.into_iter().map(|(key, value)| (Column::State, key, value)).collect();
         let position = (Column::Position, APPLIED.to_vec(), Some(encode(&index)));
         if env.has(Bug::PositionFirst) {
             self.disk.write(vec![position]);
@@ -45,6 +63,12 @@ impl Node {
         self.applied = Some(index);
         self.note_applied(env, index, entry, &applied.outcome)?;
         Ok(applied)
+    }
+
+    /// Whether the tables are those that an entry is known to follow: roots bind every entry and every outcome before it.
+    fn is_before(&self, index: u64, known: &Known) -> bool {
+        let root = index.checked_sub(1).and_then(|before| root_at(self.tables(), before).ok().flatten());
+        root.is_some() && root == known.before
     }
 
     fn note_applied(
@@ -264,6 +288,10 @@ impl Node {
     /// Erases a share for good: the intent first, so that it is clear after any crash what was meant.
     fn erase_share(&mut self, env: &mut Env<'_>, key: &KeyId, version: KeyVersion, epoch: Epoch) -> Result<(), Halt> {
         let record = private::share(key, version, epoch);
+        if let (true, Some(copy)) = (env.has(Bug::KeepCopy), self.disk.live(Column::Private).get(&record)) {
+            let change = (Column::Private, [b"~copy", &record[..]].concat(), Some(copy.clone()));
+            self.disk.write(vec![change]);
+        }
         let intent = private::erase_intent(&tagged_hash("symbolon/share-record/v1", &record));
         self.persist(env, vec![(Column::Private, intent.clone(), Some(record.clone()))], true)?;
         self.forget_what_was_looked_up(env);

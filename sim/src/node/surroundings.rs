@@ -2,7 +2,7 @@
 
 use symbolon_protocol::certificate::KeyCertificate;
 use symbolon_protocol::error::Refusal;
-use symbolon_protocol::id::{Digest, KeyId, NodeId};
+use symbolon_protocol::id::{Digest, Epoch, KeyId, KeyVersion, NodeId};
 use symbolon_protocol::outcome::Outcome;
 use symbolon_protocol::peer::WorkAnswer;
 use symbolon_protocol::request::SignedRequest;
@@ -13,6 +13,7 @@ use super::Halt;
 use crate::bugs::Bug;
 use crate::count::Counters;
 use crate::draw::Draw;
+use crate::invariants::Violation;
 
 /// A message between nodes as it travels; `call` joins an answer to its call.
 #[derive(Debug, Clone)]
@@ -46,7 +47,9 @@ pub(crate) enum Reply {
 #[derive(Debug)]
 pub(crate) enum Seen {
     /// A share was stored.
-    Staged([u8; 32]),
+    Staged { key: KeyId, version: KeyVersion, epoch: Epoch, share: [u8; 32] },
+    /// A payload is to be ordered: whether it follows what the node has applied.
+    Promised(Result<(), Violation>),
     /// Signature shares leave.
     Released(Box<Released>),
     /// As a coordinator it says that nodes broke the protocol.

@@ -89,7 +89,7 @@ impl World {
             order: Order::default(),
             clients,
             start: start_entry(&options, &genesis),
-            oracle: Oracle::new(genesis, options.evil.clone()),
+            oracle: Oracle::new(genesis, options.evil.clone(), options.seed),
             chaos,
             count: Counters::default(),
             trace: Trace::new(keep_lines),
