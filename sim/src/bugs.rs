@@ -29,10 +29,24 @@ pub enum Bug {
     EraseAtCommit,
     /// A node says that shares are erased and keeps them.
     EraseInWords,
+    /// A node finds itself current when the leader alone says so.
+    LeaderLease,
+    /// A node signs where it is before that is durable.
+    SignBeforeSync,
+    /// A node counts the time of its lease from when the answer came.
+    LateEvidence,
+    /// A node reports that a right is gone though a voter lies when a majority confirmed that; and the client does not count.
+    MajorityBarrier,
+    /// A holder does not ask once more, right before its share leaves.
+    UncheckedRelease,
+    /// A node counts the answers of a voter that it can prove a liar.
+    LiarCounts,
+    /// A node says where it is before it has applied what its log held at the start.
+    AnswerUnapplied,
 }
 
 /// All of them.
-pub const BUGS: [Bug; 11] = [
+pub const BUGS: [Bug; 18] = [
     Bug::SendBeforePersist,
     Bug::ReuseNonce,
     Bug::OwnClock,
@@ -44,6 +58,13 @@ pub const BUGS: [Bug; 11] = [
     Bug::DealAgain,
     Bug::EraseAtCommit,
     Bug::EraseInWords,
+    Bug::LeaderLease,
+    Bug::SignBeforeSync,
+    Bug::LateEvidence,
+    Bug::MajorityBarrier,
+    Bug::UncheckedRelease,
+    Bug::LiarCounts,
+    Bug::AnswerUnapplied,
 ];
 
 impl Bug {
@@ -62,6 +83,13 @@ impl Bug {
             Self::DealAgain => "deal-again",
             Self::EraseAtCommit => "erase-at-commit",
             Self::EraseInWords => "erase-in-words",
+            Self::LeaderLease => "leader-lease",
+            Self::SignBeforeSync => "sign-before-sync",
+            Self::LateEvidence => "late-evidence",
+            Self::MajorityBarrier => "majority-barrier",
+            Self::UncheckedRelease => "unchecked-release",
+            Self::LiarCounts => "liar-counts",
+            Self::AnswerUnapplied => "answer-unapplied",
         }
     }
 
@@ -84,13 +112,20 @@ impl Bug {
             // A second share may also take the place of the one that was voted for.
             Self::BeginAgain => &[invariants::NO_FALSE_BLAME, invariants::KEY_USABLE],
             // After a rotation old and new decisions do not fit together.
-            Self::StalePermit => &[invariants::WITHDRAWN_SILENT, invariants::SIGN_ANSWERED],
+            Self::StalePermit => {
+                &[invariants::REVOCATION_FINAL, invariants::WITHDRAWN_SILENT, invariants::SIGN_ANSWERED]
+            }
             Self::ShareInLog => &[invariants::NO_SECRET_IN_LOG],
             Self::ShareBeforeUsage => &[invariants::USAGE_FIRST],
             // Its first word stands in the log: what it deals then fits nothing, and its peers say so.
             Self::DealAgain => &[invariants::NO_FALSE_BLAME, invariants::KEY_USABLE],
             Self::EraseAtCommit => &[invariants::KEY_USABLE],
             Self::EraseInWords => &[invariants::ERASED_GONE],
+            Self::LeaderLease | Self::LateEvidence | Self::MajorityBarrier | Self::UncheckedRelease => {
+                &[invariants::REVOCATION_FINAL]
+            }
+            Self::SignBeforeSync | Self::AnswerUnapplied => &[invariants::POSITION_DURABLE],
+            Self::LiarCounts => &[invariants::LIAR_SILENT],
         }
     }
 }

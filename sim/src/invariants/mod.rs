@@ -7,10 +7,13 @@ pub(crate) mod converged;
 mod erased_gone;
 mod heads_equal;
 mod key_usable;
+mod liar_silent;
 mod no_false_blame;
 mod no_secret_in_log;
 mod nonce_once;
+mod position_durable;
 mod reference;
+mod revocation_final;
 mod share_authorised;
 pub(crate) mod sign_answered;
 mod signature_valid;
@@ -23,7 +26,8 @@ use std::fmt;
 use symbolon_protocol::certificate::{CertificateCore, KeyCertificate};
 use symbolon_protocol::entry::{Entry, Payload};
 use symbolon_protocol::genesis::Genesis;
-use symbolon_protocol::id::{Digest, KeyId, NodeId};
+use symbolon_protocol::id::{Digest, KeyId, KeyVersion, NodeId};
+use symbolon_protocol::identity::PublicKey;
 use symbolon_protocol::outcome::Outcome;
 use symbolon_protocol::schema::private;
 use symbolon_protocol::wire::{Bytes, decode};
@@ -61,6 +65,13 @@ pub const CONVERGED: &str = "converged";
 pub const SIGN_ANSWERED: &str = "sign-answered";
 /// A key that was withdrawn signs nothing once everybody knows.
 pub const WITHDRAWN_SILENT: &str = "withdrawn-silent";
+
+/// What was taken away is gone everywhere once a client was told so.
+pub const REVOCATION_FINAL: &str = "revocation-final";
+/// A node signs where it is only from what is durable.
+pub const POSITION_DURABLE: &str = "position-durable";
+/// Nothing that a proven liar says counts.
+pub const LIAR_SILENT: &str = "liar-silent";
 
 /// A broken invariant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,6 +112,8 @@ pub(crate) struct Oracle {
     nonces: nonce_once::Nonces,
     secrets: no_secret_in_log::Secrets,
     asked: share_authorised::Asked,
+    gone: revocation_final::Gone,
+    proved: liar_silent::Proved,
 }
 
 impl Oracle {
@@ -113,6 +126,8 @@ impl Oracle {
             nonces: nonce_once::Nonces::default(),
             secrets: no_secret_in_log::Secrets::default(),
             asked: share_authorised::Asked::default(),
+            gone: revocation_final::Gone::default(),
+            proved: liar_silent::Proved::default(),
         }
     }
 
@@ -128,6 +143,7 @@ impl Oracle {
         let payload = decode::<Entry>(logged.bytes()).ok().map(|entry| entry.payload);
         let applied = self.reference.apply(index, logged.entry())?;
         self.heads.ordered(applied.root, &applied.outcome);
+        self.gone.ordered(index, &applied.outcome);
         if let Outcome::Refused(_) = applied.outcome {
             return Ok(());
         }
@@ -201,13 +217,35 @@ impl Oracle {
                 Ok(())
             }
             Seen::Released(released) => {
+                self.gone.check(node, released)?;
+                self.proved.check(node, released)?;
                 self.asked.check(node, released)?;
                 usage_first::check(node, released, disk)?;
                 self.nonces.check(node, released)
             }
             Seen::Blamed { culprits, what } => no_false_blame::coordinator(&self.evil, node, culprits, what),
+            Seen::Position { position, log_end } => position_durable::check(node, position, *log_end, disk),
+            Seen::Equivocates(liar) => {
+                self.proved.add(node, *liar);
+                Ok(())
+            }
             Seen::Alarm { against } => no_false_blame::alarm(&self.evil, node, *against),
         }
+    }
+
+    /// An honest node told a client, truthfully as far as anybody can tell, that what an entry took away is gone.
+    pub(crate) fn withdrawn(&mut self, index: u64, outcome: &Outcome) {
+        self.gone.accepted(index, outcome);
+    }
+
+    /// The same of the versions below one.
+    pub(crate) fn rotated(&mut self, key: KeyId, to: KeyVersion) {
+        self.gone.rotated(key, to);
+    }
+
+    /// The same of a client.
+    pub(crate) fn removed(&mut self, client: PublicKey) {
+        self.gone.removed(client);
     }
 
     /// A client that has the right asks for signatures.
