@@ -43,10 +43,24 @@ pub enum Bug {
     ActivatedEarly,
     /// A node goes on with an attempt that its own state says is over.
     ReadyLate,
+    /// A node finds itself current when the leader alone says so.
+    LeaderLease,
+    /// A node signs where it is before that is durable.
+    SignBeforeSync,
+    /// A node counts the time of its lease from when the answer came.
+    LateEvidence,
+    /// A node reports that a right is gone though a voter lies when a majority confirmed that; and the client does not count.
+    MajorityBarrier,
+    /// A holder does not ask once more, right before its share leaves.
+    UncheckedRelease,
+    /// A node counts the answers of a voter that it can prove a liar.
+    LiarCounts,
+    /// A node says where it is before it has applied what its log held at the start.
+    AnswerUnapplied,
 }
 
 /// All of them.
-pub const BUGS: [Bug; 18] = [
+pub const BUGS: [Bug; 25] = [
     Bug::SendBeforePersist,
     Bug::ReuseNonce,
     Bug::OwnClock,
@@ -65,6 +79,13 @@ pub const BUGS: [Bug; 18] = [
     Bug::KeepCopy,
     Bug::ActivatedEarly,
     Bug::ReadyLate,
+    Bug::LeaderLease,
+    Bug::SignBeforeSync,
+    Bug::LateEvidence,
+    Bug::MajorityBarrier,
+    Bug::UncheckedRelease,
+    Bug::LiarCounts,
+    Bug::AnswerUnapplied,
 ];
 
 impl Bug {
@@ -90,6 +111,13 @@ impl Bug {
             Self::KeepCopy => "keep-copy",
             Self::ActivatedEarly => "activated-early",
             Self::ReadyLate => "ready-late",
+            Self::LeaderLease => "leader-lease",
+            Self::SignBeforeSync => "sign-before-sync",
+            Self::LateEvidence => "late-evidence",
+            Self::MajorityBarrier => "majority-barrier",
+            Self::UncheckedRelease => "unchecked-release",
+            Self::LiarCounts => "liar-counts",
+            Self::AnswerUnapplied => "answer-unapplied",
         }
     }
 
@@ -117,7 +145,14 @@ impl Bug {
             | Self::KeepCopy => 60,
             Self::BeginAgain => 100,
             Self::SendBeforePersist | Self::StalePermit | Self::DealAgain | Self::SamePolynomial => 150,
-            Self::ReadyLate => 300,
+            Self::ReadyLate
+            | Self::LeaderLease
+            | Self::SignBeforeSync
+            | Self::LateEvidence
+            | Self::MajorityBarrier
+            | Self::UncheckedRelease
+            | Self::LiarCounts
+            | Self::AnswerUnapplied => 300,
         }
     }
 
@@ -134,7 +169,9 @@ impl Bug {
             // A second share may also take the place of the one that was voted for.
             Self::BeginAgain => &[invariants::NO_FALSE_BLAME, invariants::KEY_USABLE],
             // After a rotation old and new decisions do not fit together.
-            Self::StalePermit => &[invariants::WITHDRAWN_SILENT, invariants::SIGN_ANSWERED],
+            Self::StalePermit => {
+                &[invariants::REVOCATION_FINAL, invariants::WITHDRAWN_SILENT, invariants::SIGN_ANSWERED]
+            }
             Self::ShareInLog => &[invariants::NO_SECRET_IN_LOG],
             Self::ShareBeforeUsage => &[invariants::USAGE_FIRST],
             // Its first word stands in the log: what it deals then fits nothing, and its peers say so.
@@ -148,6 +185,11 @@ impl Bug {
             Self::KeepCopy => &[invariants::MOBILE],
             Self::ActivatedEarly => &[invariants::VOTES_FOLLOW_LOG],
             Self::ReadyLate => &[invariants::VOTES_FOLLOW_LOG],
+            Self::LeaderLease | Self::LateEvidence | Self::MajorityBarrier | Self::UncheckedRelease => {
+                &[invariants::REVOCATION_FINAL]
+            }
+            Self::SignBeforeSync | Self::AnswerUnapplied => &[invariants::POSITION_DURABLE],
+            Self::LiarCounts => &[invariants::LIAR_SILENT],
         }
     }
 }

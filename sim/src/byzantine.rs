@@ -1,11 +1,14 @@
 //! An evil node: it follows the protocol with one hand and says what it likes with the other, over the real codec, something
 //! else to each receiver. It has the identity and the shares of one node, and what it heard; nothing else.
 
+mod position;
+
 use std::collections::BTreeMap;
 
 use symbolon_protocol::certificate::CertificateCore;
 use symbolon_protocol::entry::Payload;
 use symbolon_protocol::error::{ErrorCode, Refusal};
+use symbolon_protocol::fresh::{Enforced, SignedPosition};
 use symbolon_protocol::generate::message::{Body, Seen};
 use symbolon_protocol::generate::{
     Effect, FaultKind, FaultReport, Generate, OwnVotes, ShareSecret, SignedMessage, Start, Vote, ready_vote,
@@ -36,6 +39,10 @@ pub(crate) struct Evil {
     sessions: BTreeMap<SigningSession, Digest>,
     frames: Vec<Frame>,
     payloads: Vec<Vec<u8>>,
+    /// Its own positions.
+    positions: Vec<SignedPosition>,
+    /// Up to which index it shows its history to whom.
+    shown: BTreeMap<NodeId, u64>,
 }
 
 impl Evil {
@@ -47,6 +54,8 @@ impl Evil {
             sessions: BTreeMap::new(),
             frames: Vec::new(),
             payloads: Vec::new(),
+            positions: Vec::new(),
+            shown: BTreeMap::new(),
         }
     }
 
@@ -74,8 +83,14 @@ impl Evil {
             match one {
                 Out::Wake { .. } | Out::Saw(_) => twisted.push(one),
                 Out::Send { to, frame } => {
+                    if let Some(frames) = self.lie_of_position(node, count, to, &frame) {
+                        twisted.extend(frames.into_iter().map(|frame| Out::Send { to, frame }));
+                        continue;
+                    }
                     if let Ok(WorkCall::SignRound1(round1)) = decode(&frame.bytes) {
                         self.learn(node, &round1);
+                        let forged = if evil { self.forged_notice(node, &round1) } else { None };
+                        twisted.extend(forged.map(|frame| Out::Send { to, frame }));
                     }
                     if self.frames.len() < KEPT {
                         self.frames.push(frame.clone());
@@ -379,9 +394,17 @@ impl Evil {
                 }
                 Reply::Signed { signatures, certificate }
             }
-            Reply::Created { mut certificate } => {
+            Reply::Created { mut certificate, report } => {
                 certificate.core.public_key = self.draw.bytes();
-                Reply::Created { certificate }
+                Reply::Created { certificate, report }
+            }
+            Reply::Ordered { index, outcome, report: Some(mut report) } => {
+                // It says more than anybody confirmed.
+                report.enforced = Enforced::Byzantine;
+                if self.draw.chance(500) {
+                    report.positions.truncate(1);
+                }
+                Reply::Ordered { index, outcome, report: Some(report) }
             }
             other @ (Reply::Ordered { .. } | Reply::Refused(_)) => other,
         }

@@ -1,13 +1,16 @@
 //! Clients: what they ask at random, what they believe of what they are told, and when they ask somebody else.
 
+mod withdraw;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use symbolon_protocol::certificate::KeyCertificate;
 use symbolon_protocol::error::Refusal;
-use symbolon_protocol::genesis::Member;
+use symbolon_protocol::genesis::Genesis;
 use symbolon_protocol::id::{ClusterId, Digest, KeyId, KeyVersion, Name, NodeId, RequestId, Threshold};
 use symbolon_protocol::identity::{Identity, PublicKey, Signature};
 use symbolon_protocol::limits;
+use symbolon_protocol::membership::Followed;
 use symbolon_protocol::request::{
     Action, Grant, KeyPolicy, MessageDigest, Purpose, RequestBody, Role, RosterPlan, SignedRequest, Suite,
     VersionSelector,
@@ -24,6 +27,8 @@ pub(crate) enum Who {
     Admin,
     /// A client that may sign with every key.
     Signer,
+    /// The guest that came last; gone, perhaps.
+    Guest,
     /// Somebody whom nobody registered.
     Stranger,
 }
@@ -41,6 +46,8 @@ pub(crate) enum Goal {
     Move,
     /// Signatures.
     Sign,
+    /// Signatures with what is being taken away, as long as that works.
+    Siege,
     /// Signatures that must be refused.
     Forbidden,
     /// When faults are over: a key of honest nodes must come about.
@@ -54,12 +61,15 @@ pub(crate) enum Goal {
 impl Goal {
     /// Whether it is about signatures.
     pub(crate) const fn signs(self) -> bool {
-        matches!(self, Self::Sign | Self::Forbidden | Self::ProveSigns | Self::ProveSilent)
+        matches!(self, Self::Sign | Self::Siege | Self::Forbidden | Self::ProveSigns | Self::ProveSilent)
     }
     /// How long an answer is waited for, milliseconds.
     pub(crate) const fn patience_ms(self) -> u64 {
         match self {
-            Self::Sign | Self::Forbidden | Self::Register | Self::Change | Self::Move => 5_000,
+            Self::Siege => 900,
+            Self::Sign | Self::Forbidden | Self::Register | Self::Move => 5_000,
+            // As long as a barrier may hold the answer.
+            Self::Change => 14_000,
             Self::Make => 14_000,
             Self::ProveMakes | Self::ProveSigns | Self::ProveSilent => 12_000,
         }
@@ -101,12 +111,15 @@ const KEYS: u32 = 5;
 pub(crate) struct Clients {
     draw: Draw,
     cluster: ClusterId,
-    members: BTreeMap<NodeId, Member>,
+    followed: Followed,
     evil: BTreeSet<NodeId>,
     nodes: Vec<NodeId>,
     admin: Identity,
     signer: Identity,
     stranger: Identity,
+    guests: Vec<Identity>,
+    /// Whether the last one was not asked to go.
+    guest_here: bool,
     ops: BTreeMap<u64, Op>,
     next: u64,
     registered: bool,
@@ -126,19 +139,21 @@ pub(crate) fn admin_of(seed: u64) -> Identity {
 }
 
 impl Clients {
-    pub(crate) fn new(options: &Options, cluster: ClusterId, members: BTreeMap<NodeId, Member>) -> Self {
+    pub(crate) fn new(options: &Options, genesis: &Genesis) -> Self {
         let mut draw = Draw::new(options.seed, "clients");
         let signer = Identity::generate(draw.rng());
         let stranger = Identity::generate(draw.rng());
         Self {
             draw,
-            cluster,
-            members,
+            cluster: genesis.cluster_id(),
+            followed: Followed::genesis(genesis),
             evil: options.evil.clone(),
             nodes: options.ids(),
             admin: admin_of(options.seed),
             signer,
             stranger,
+            guests: Vec::new(),
+            guest_here: false,
             ops: BTreeMap::new(),
             next: 1,
             registered: false,
@@ -154,6 +169,7 @@ impl Clients {
         match who {
             Who::Admin => &self.admin,
             Who::Signer => &self.signer,
+            Who::Guest => self.guests.last().unwrap_or(&self.stranger),
             Who::Stranger => &self.stranger,
         }
     }
@@ -166,7 +182,7 @@ impl Clients {
         }
         let keys: Vec<KeyId> = self.keys.keys().copied().collect();
         let key = self.draw.pick(&keys);
-        let choice = self.draw.below(100);
+        let choice = self.draw.below(115);
         let Some(key) = key else { return self.make_key() };
         match choice {
             0..25 if self.named < KEYS => self.make_key(),
@@ -191,7 +207,9 @@ impl Clients {
                 let wait_ms = if self.draw.chance(500) { 0 } else { 2_500 };
                 Some(self.change(Goal::Change, key, Action::DestroyKey { confirm, wait_ms }))
             }
-            _ => Some(self.change(Goal::Change, key, Action::CancelDestroyKey)),
+            98..100 => Some(self.change(Goal::Change, key, Action::CancelDestroyKey)),
+            100..104 => Some(self.change_staleness(key)),
+            _ => self.guest(key),
         }
     }
 
@@ -237,7 +255,8 @@ impl Clients {
         self.named += 1;
         let name = Name::new(&format!("key{}", self.named)).ok()?;
         let every = if goal == Goal::Make && self.draw.chance(200) { Some(limits::REFRESH_EVERY_MS) } else { None };
-        let policy = KeyPolicy { refresh_every_ms: every, ..KeyPolicy::default() };
+        let max_staleness_ms = if goal == Goal::Make { self.staleness_ms() } else { limits::STALENESS_MS };
+        let policy = KeyPolicy { refresh_every_ms: every, max_staleness_ms };
         let (suite, tags) = (Suite::Ed25519, BTreeMap::new());
         let action = Action::CreateKey { name, suite, plan, tags, expires_ms: None, policy };
         let version = VersionSelector::Active;
@@ -377,7 +396,7 @@ impl Clients {
         if self.believed.get(&place) == Some(&digest) {
             return true;
         }
-        let good = certificate.verify(&self.cluster, 0, &self.members).is_ok();
+        let good = certificate.verify(&self.cluster, 0, &self.followed.newest().members).is_ok();
         if good {
             self.believed.insert(place, digest);
         }

@@ -26,9 +26,26 @@ pub mod fault {
     pub const ISOLATED: &str = "node cut off";
     /// An evil node sent something else than it should.
     pub const EVIL: &str = "evil message";
+    /// Some nodes were cut off together.
+    pub const PARTED: &str = "network parted";
+    /// Entries were withheld from some nodes.
+    pub const WITHHELD: &str = "log withheld";
     /// All.
-    pub const ALL: [&str; 11] =
-        [DROP, DUPLICATE, SPIKE, CRASH_PERSIST, CRASH, LOST_WRITES, LAG, LEADERLESS, NEW_LEADER, ISOLATED, EVIL];
+    pub const ALL: [&str; 13] = [
+        DROP,
+        DUPLICATE,
+        SPIKE,
+        CRASH_PERSIST,
+        CRASH,
+        LOST_WRITES,
+        LAG,
+        LEADERLESS,
+        NEW_LEADER,
+        ISOLATED,
+        EVIL,
+        PARTED,
+        WITHHELD,
+    ];
 }
 
 /// Situations that are interesting.
@@ -89,8 +106,38 @@ pub mod situation {
     pub const OLD_ERASED: &str = "shares of an earlier epoch erased";
     /// What fewer than t nodes hold was put to the rank test.
     pub const RANKED: &str = "secret put to the rank test";
+    /// A share was wanted of a holder that was not fresh.
+    pub const LAPSED: &str = "share wanted with a lapsed lease";
+    /// It became fresh while the request waited.
+    pub const RENEWED: &str = "lease renewed for a request that waited";
+    /// It did not.
+    pub const NOT_FRESH: &str = "share refused without a lease";
+    /// An answer came that brought no evidence.
+    pub const IDLE_ANSWER: &str = "answer that counted for nothing more";
+    /// A voter was proved to have signed two histories.
+    pub const EQUIVOCATED: &str = "equivocation proved";
+    /// A voter said that it is ahead of a node which the others find current.
+    pub const AHEAD: &str = "voter said to be ahead";
+    /// A node did not say where it is, because it had just started.
+    pub const NOT_READY: &str = "position refused after a restart";
+    /// A crash between the sync of a position and its signature.
+    pub const POSITION_SYNCED: &str = "crash between sync and position";
+    /// An evil voter showed an old head to nodes from which the log is withheld.
+    pub const OLD_SHOWN: &str = "old head shown to a victim";
+    /// A notice of a withdrawal was refused.
+    pub const NOTICE_REFUSED: &str = "notice of a withdrawal refused";
+    /// A right was reported as gone, if no voter lies.
+    pub const ENFORCED_CRASH: &str = "right gone as far as crashes go";
+    /// A right was reported as gone, though one voter may lie.
+    pub const ENFORCED_BYZANTINE: &str = "right gone though one may lie";
+    /// A right was reported as ordered only.
+    pub const NOT_ENFORCED: &str = "withdrawal ordered only";
+    /// A barrier waited until holders that did not confirm were stale.
+    pub const WAITED_OUT: &str = "barrier waited for a holder's lease to end";
+    /// The clock of such a holder was slower by 2% at least.
+    pub const SLOW_CLOCK: &str = "barrier waited for a slower clock";
     /// All.
-    pub const ALL: [&str; 28] = [
+    pub const ALL: [&str; 43] = [
         RANKED,
         BEFORE_SYNC,
         AFTER_SYNC,
@@ -119,6 +166,21 @@ pub mod situation {
         NEEDED,
         STOOD_BY,
         OLD_ERASED,
+        LAPSED,
+        RENEWED,
+        NOT_FRESH,
+        IDLE_ANSWER,
+        EQUIVOCATED,
+        AHEAD,
+        NOT_READY,
+        POSITION_SYNCED,
+        OLD_SHOWN,
+        NOTICE_REFUSED,
+        ENFORCED_CRASH,
+        ENFORCED_BYZANTINE,
+        NOT_ENFORCED,
+        WAITED_OUT,
+        SLOW_CLOCK,
     ];
 }
 

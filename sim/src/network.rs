@@ -1,6 +1,6 @@
 //! The network between nodes: it loses, doubles, delays and thereby reorders; who sent a message is known to the receiver.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use symbolon_protocol::id::NodeId;
 
@@ -14,17 +14,58 @@ pub(crate) struct Network {
     calm: bool,
     /// Nodes that are cut off from all others, until when.
     cut: BTreeMap<NodeId, u64>,
+    /// Nodes that are cut off together, until when.
+    parted: (BTreeSet<NodeId>, u64),
+    /// Nodes that the log does not reach, until when.
+    withheld: BTreeMap<NodeId, u64>,
 }
 
 impl Network {
     pub(crate) fn new(seed: u64) -> Self {
-        Self { draw: Draw::new(seed, "network"), calm: false, cut: BTreeMap::new() }
+        Self {
+            draw: Draw::new(seed, "network"),
+            calm: false,
+            cut: BTreeMap::new(),
+            parted: (BTreeSet::new(), 0),
+            withheld: BTreeMap::new(),
+        }
     }
 
     /// From now on everything arrives, soon.
     pub(crate) fn heal(&mut self) {
         self.calm = true;
         self.cut.clear();
+        self.parted.1 = 0;
+        self.withheld.clear();
+    }
+
+    /// Cuts nodes off together until a time.
+    pub(crate) fn part(&mut self, nodes: Vec<NodeId>, until_ms: u64) {
+        self.parted = (nodes.into_iter().collect(), until_ms);
+    }
+
+    /// Keeps the log from a node until a time.
+    pub(crate) fn withhold(&mut self, node: NodeId, until_ms: u64) {
+        self.withheld.insert(node, until_ms);
+    }
+
+    /// Until when the log does not reach a node, as led from somewhere.
+    pub(crate) fn behind_until(&self, node: NodeId, leader: Option<NodeId>, now_ms: u64) -> u64 {
+        let cut = self.cut_until(node, now_ms);
+        let parted = leader.filter(|leader| self.is_parted(node, *leader, now_ms)).map(|_| self.parted.1);
+        let withheld = self.withheld.get(&node).copied();
+        cut.max(parted).max(withheld).unwrap_or(now_ms).max(now_ms)
+    }
+
+    fn is_parted(&self, one: NodeId, other: NodeId, now_ms: u64) -> bool {
+        let (side, until_ms) = &self.parted;
+        *until_ms > now_ms && side.contains(&one) != side.contains(&other)
+    }
+
+    /// Whether nothing gets from one node to another.
+    pub(crate) fn severed(&self, from: NodeId, to: NodeId, now_ms: u64) -> bool {
+        let is_cut = |node| self.cut_until(node, now_ms).is_some();
+        from != to && (is_cut(from) || is_cut(to) || self.is_parted(from, to, now_ms))
     }
 
     /// Cuts a node off until a time.
@@ -48,8 +89,7 @@ impl Network {
         if self.calm {
             return vec![now_ms + self.draw.between(1, 4)];
         }
-        let is_cut = |node| self.cut.get(&node).is_some_and(|until| *until > now_ms);
-        if is_cut(from) || is_cut(to) {
+        if self.severed(from, to, now_ms) {
             return Vec::new();
         }
         self.arrivals(options, count, now_ms)

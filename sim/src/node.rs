@@ -4,12 +4,15 @@
 //! of the disk. The node knows no time, no network and no log of its own: it is told ([`Node::hear`], [`Node::wake`],
 //! [`Node::apply`], [`Node::ask`]) and says what is to be done ([`Out`]).
 
+mod barrier;
 mod ceremony;
 mod coordinate;
+mod fresh;
 mod hold;
 mod moves;
 mod reconcile;
 mod surroundings;
+mod want;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -40,6 +43,7 @@ use crate::invariants::promises;
 
 pub(crate) use self::hold::{ShareRecord, has_usage_record, usable_share};
 pub(crate) use self::surroundings::{Env, Frame, Out, Released, Reply, Seen, Timer};
+use self::want::{Asker, Want};
 
 /// Why a node does not go on.
 #[derive(Debug)]
@@ -109,7 +113,8 @@ const RECONCILE_MS: u64 = 300;
 const GENESIS: &[u8] = b"genesis";
 const IDENTITY: &[u8] = b"identity";
 const NODE: &[u8] = b"node";
-const APPLIED: &[u8] = b"applied";
+/// Where the applied index lies.
+pub(crate) const APPLIED: &[u8] = b"applied";
 
 /// A node while it runs.
 pub(crate) struct Node {
@@ -148,6 +153,10 @@ pub(crate) struct Node {
     standings: BTreeMap<([u8; 32], Option<KeyId>), Arc<Standing>>,
     jobs: BTreeMap<u64, coordinate::Job>,
     calls: BTreeMap<u64, coordinate::Call>,
+    keeper: fresh::Keeper,
+    barriers: barrier::Barriers,
+    /// Shares that are wanted and wait.
+    wanted: BTreeMap<u64, want::Waiting>,
     counter: u64,
     /// Nodes that did not answer, until when they are asked last.
     silent: BTreeMap<NodeId, u64>,
@@ -166,8 +175,8 @@ impl Node {
         disk
     }
 
-    /// Starts a node from its disk, and from nothing else.
-    pub(crate) fn start(mut disk: Disk, mut rng: ChaCha20Rng) -> Result<Self, Halt> {
+    /// Starts a node from its disk, and from nothing else. `log_end` is the index after the last entry in its log.
+    pub(crate) fn start(mut disk: Disk, mut rng: ChaCha20Rng, log_end: u64) -> Result<Self, Halt> {
         let file = |name: &[u8]| {
             let bytes = disk.live(Column::Files).get(name);
             bytes.cloned().ok_or_else(|| Halt::Fault("a file of the node is missing".to_owned()))
@@ -197,6 +206,7 @@ impl Node {
         let applied: Option<u64> = read(disk.live(Column::Position), APPLIED)?;
         let usage = hold::Usage::open(disk.live(Column::Usage))?;
         let cluster = genesis.cluster_id();
+        let keeper = fresh::Keeper::open(me, cluster, boot, disk.live(Column::Private), log_end)?;
         let mut node = Self {
             me,
             identity,
@@ -223,6 +233,9 @@ impl Node {
             early: VecDeque::new(),
             jobs: BTreeMap::new(),
             calls: BTreeMap::new(),
+            keeper,
+            barriers: barrier::Barriers::default(),
+            wanted: BTreeMap::new(),
             counter: 0,
             silent: BTreeMap::new(),
         };
@@ -273,6 +286,12 @@ impl Node {
 
     /// A message of a peer arrived; `from` comes from the channel.
     pub(crate) fn hear(&mut self, env: &mut Env<'_>, from: NodeId, frame: &Frame) -> Result<(), Halt> {
+        if frame.answer && frame.call == fresh::POSITION {
+            return match decode(&frame.bytes) {
+                Ok(WorkAnswer::Position(signed)) => self.hear_position(env, from, &signed),
+                _ => Ok(()),
+            };
+        }
         if frame.answer {
             return self.answered(env, from, frame.call, &frame.bytes);
         }
@@ -281,19 +300,17 @@ impl Node {
             env.answer(from, frame.call, &WorkAnswer::Refused(refusal));
             return Ok(());
         };
-        let answer = match call {
-            WorkCall::Generate(message) => return self.hear_ceremony(env, from, message),
-            WorkCall::Subshare(message) => return self.hear_subshare(env, from, message),
-            WorkCall::SignRound1(round1) => self.sign_round1(env, from, round1).map(WorkAnswer::Commitments),
-            WorkCall::SignRound2(round2) => {
-                self.sign_round2(env, from, &Arc::new(round2), None).map(WorkAnswer::Shares)
-            }
+        let asker = Asker::Peer { node: from, call: frame.call };
+        match call {
+            WorkCall::Generate(message) => self.hear_ceremony(env, from, message),
+            WorkCall::Subshare(message) => self.hear_subshare(env, from, message),
+            WorkCall::SignRound1(round1) => self.want(env, asker, Want::Commitments(Arc::new(round1))),
+            WorkCall::SignRound2(round2) => self.want(env, asker, Want::Shares(Arc::new(round2), None)),
+            WorkCall::Position(question) => self.answer_position(env, from, question),
+            WorkCall::Withdrawn(request) => self.hear_withdrawn(env, from, frame.call, &request),
             // The rest belongs to the real node: Raft, start, checkpoints, questions of people.
-            _ => return Ok(()),
-        };
-        let answer = settled(answer)?.unwrap_or_else(WorkAnswer::Refused);
-        env.answer(from, frame.call, &answer);
-        Ok(())
+            _ => Ok(()),
+        }
     }
 
     /// A timer went off.
@@ -309,6 +326,9 @@ impl Node {
             Timer::Ceremony(digest) => self.look_after(env, digest),
             Timer::Move(digest) => self.look_after_move(env, digest),
             Timer::Call(call) => self.unanswered(env, call),
+            Timer::Want(number) => self.waited(env, number),
+            Timer::Question(number) => self.question_waited(env, number),
+            Timer::Barrier(ticket) => self.barrier_waited(env, ticket),
         }
     }
 
@@ -342,6 +362,9 @@ impl Node {
                 let client = records::client_of(self.tables(), &verified.body().client).map_err(Halt::from)?;
                 if client.is_none() {
                     return Err(unknown_client(&verified).into());
+                }
+                if verified.body().action.takes_away() {
+                    self.spread_withdrawal(env, request)?;
                 }
                 let payload = self.propose(env, &Payload::Request(request.clone()), ORDER_MS);
                 self.orders.entry(payload).or_default().insert(ticket);

@@ -44,6 +44,12 @@ pub struct Options {
     pub isolate_ms: u64,
     /// How far clocks differ from the true time, at most, milliseconds.
     pub skew_ms: u64,
+    /// How far the rates of the clocks that nobody sets differ from the true one, at most, per mille.
+    pub drift: u64,
+    /// How long a slow disk takes for a usage record, at most, milliseconds.
+    pub slow_ms: u64,
+    /// Withdrawals of a thousand of which some nodes are kept from hearing, while clients ask them.
+    pub siege: u32,
     /// Every share operation once, one after the other, in the place of random requests.
     pub scripted: bool,
     /// The one persist point of the run at which its node loses power, from 1; 0 for none.
@@ -85,6 +91,10 @@ impl Options {
             leader_ms: some(500, 3_000, 12_000),
             isolate_ms: some(350, 4_000, 15_000),
             skew_ms: some(600, 1, 1_500),
+            // Within a twentieth of each other.
+            drift: some(700, 12, 24),
+            slow_ms: some(500, 50, 2_500),
+            siege: small(some(700, 300, 1_000)),
             scripted: false,
             crash_at: 0,
         }
@@ -111,6 +121,9 @@ impl Options {
             leader_ms: 0,
             isolate_ms: 0,
             skew_ms: 0,
+            drift: 0,
+            slow_ms: 0,
+            siege: 0,
             scripted: true,
             crash_at,
         }
@@ -210,6 +223,11 @@ impl fmt::Display for Options {
             f,
             "  nodes: crash at {} ‰ of persist points and every {} ms, away up to {} ms, clocks off by {} ms",
             self.crash_persist, self.crash_ms, self.down_ms, self.skew_ms
+        )?;
+        writeln!(
+            f,
+            "  rates of clocks differ by {} ‰, disks take up to {} ms, {} ‰ of withdrawals are besieged",
+            self.drift, self.slow_ms, self.siege
         )?;
         write!(f, "  log: appliers lag up to {} ms, another leader every {} ms", self.lag_ms, self.leader_ms)
     }

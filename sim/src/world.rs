@@ -5,6 +5,7 @@ mod faults;
 mod proof;
 mod script;
 mod setup;
+mod withdraw;
 
 use std::collections::BTreeMap;
 
@@ -120,6 +121,11 @@ struct Slot {
     boots: u64,
     /// How far its clock is off, milliseconds.
     skew_ms: i64,
+    /// Rate of its clock that nobody sets, of a thousand, and where it began, milliseconds.
+    rate: u64,
+    begun_ms: u64,
+    /// The index after the last entry in its log, which it has from before it applies.
+    logged: u64,
     /// Whether it is about to apply.
     apply_due: bool,
 }
@@ -198,6 +204,8 @@ struct World {
     clients: Clients,
     oracle: Oracle,
     chaos: Draw,
+    siege: Draw,
+    siege_until_ms: u64,
     count: Counters,
     trace: Trace,
     work_left: u32,
@@ -329,6 +337,9 @@ impl World {
         let crash_at = self.options.crash_at;
         let mut env = Env {
             now_ms: clock(self.now_ms, slot.skew_ms),
+            boot_ms: slot.begun_ms + self.now_ms * slot.rate / 1000,
+            slow_ms: if calm { 0 } else { self.options.slow_ms },
+            leader: self.order.leader,
             leads,
             bug: self.bug.filter(|_| honest),
             crash,
@@ -411,8 +422,7 @@ impl World {
     /// A payload reached whoever leads.
     fn propose(&mut self, from: NodeId, bytes: &[u8]) -> Result<(), Violation> {
         let Some(leader) = self.order.leader else { return Ok(()) };
-        let is_cut = |node| self.network.cut_until(node, self.now_ms).is_some();
-        let cut = from != leader && (is_cut(from) || is_cut(leader));
+        let cut = self.network.severed(from, leader, self.now_ms);
         let Some(slot) = self.slots.get(&leader).filter(|slot| slot.running.is_some() && !cut) else { return Ok(()) };
         let mut time_ms = clock(self.now_ms, slot.skew_ms);
         if slot.evil.is_some() {
@@ -448,7 +458,7 @@ impl World {
         if lag_ms > 200 {
             self.count.fault(fault::LAG);
         }
-        let from_ms = self.network.cut_until(id, self.now_ms).unwrap_or(self.now_ms);
+        let from_ms = self.network.behind_until(id, self.order.leader, self.now_ms);
         self.push(from_ms + lag_ms, Event::Apply { node: id });
     }
 
@@ -458,6 +468,7 @@ impl World {
         slot.apply_due = false;
         let honest = slot.evil.is_none();
         let Some(next) = slot.running.as_ref().map(Node::next_index) else { return Ok(()) };
+        slot.logged = self.order.length();
         let entries = self.order.page(next, APPLY);
         let known: Vec<_> = entries.iter().map(|(index, _)| self.oracle.reference.known(*index)).collect();
         let mut roots = Vec::new();
@@ -466,6 +477,8 @@ impl World {
                 let applied = node.apply(env, *index, logged.entry(), known.as_deref())?;
                 roots.push((*index, applied.root));
             }
+            node.lease_applied(env)?;
+            node.barriers_applied(env)?;
             node.reconcile(env)
         });
         // A wrong root explains what comes after it.
@@ -487,7 +500,7 @@ impl World {
         slot.boots += 1;
         let boot = slot.boots;
         let rng = stream(self.options.seed, &format!("node {id} start {boot}"));
-        let started = Node::start(disk, rng);
+        let started = Node::start(disk, rng, slot.logged);
         slot.running = Some(started.map_err(|halt| safety(NODE_RUNS, format!("node {id} does not start: {halt:?}")))?);
         self.push(self.now_ms + 1, Event::Wake { node: id, boot, timer: Timer::Reconcile });
         self.apply_soon(id);

@@ -9,21 +9,19 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use openraft::type_config::TypeConfigExt as _;
 use symbolon_protocol::error::Refusal;
-use symbolon_protocol::fresh::{Barrier, Enforced, Placed, Progress, Question, Report, SignedPosition, Subject};
+use symbolon_protocol::fresh::{
+    Barrier, Enforced, Holders, Placed, Progress, Question, Report, SignedPosition, Subject, holders_of_change,
+    holders_of_rotation,
+};
 use symbolon_protocol::history;
-use symbolon_protocol::id::{Digest, KeyId, KeyVersion, NodeId, RequestId};
+use symbolon_protocol::id::{Digest, NodeId, RequestId};
 use symbolon_protocol::identity::PublicKey;
-use symbolon_protocol::lifecycle::KeyState;
 use symbolon_protocol::limits;
 use symbolon_protocol::outcome::Outcome;
 use symbolon_protocol::peer::{WorkAnswer, WorkCall};
 use symbolon_protocol::request::{Action, SignedRequest, VerifiedRequest};
-use symbolon_protocol::schema::replicated;
-use symbolon_protocol::state::members::DepartedRecord;
-use symbolon_protocol::state::records::{self, KeyRecord, VersionRecord};
-use symbolon_protocol::state::{decide_right, links, members, unknown_client};
-use symbolon_protocol::table::{StoreFault, Tables, read};
-use symbolon_protocol::wire::decode;
+use symbolon_protocol::state::links;
+use symbolon_protocol::table::StoreFault;
 
 use super::request::Ordered;
 use super::types::{NodeTypes, Surroundings, Transport};
@@ -53,7 +51,7 @@ struct Scope {
     /// The entry that takes the right away.
     entry: Placed,
     /// Whose shares are concerned, and how stale each of them may be, milliseconds.
-    holders: BTreeMap<NodeId, u64>,
+    holders: Holders,
 }
 
 impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
@@ -78,19 +76,15 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
     /// # Errors
     /// Why it is not good.
     pub(crate) fn withhold(&self, request: &SignedRequest) -> Result<bool, Refusal> {
-        let verified = request.verify(&self.0.cluster)?;
-        let body = verified.body();
-        verified.check_time(self.now_ms())?;
-        let tables = self.tables();
-        let client = records::client_of(&tables, &body.client).map_err(|e| self.fail(&e))?;
-        let client = client.ok_or_else(|| unknown_client(&verified))?;
-        decide_right(&tables, &client, body).map_err(|e| self.fail(&e))??;
-        let Some(subject) = Subject::of(&tables, body).map_err(|e| self.fail(&e))? else { return Ok(false) };
+        let (tables, now_ms) = (self.tables(), self.now_ms());
+        let checked = Subject::withdrawn_by(&tables, &self.0.cluster, now_ms, request).map_err(|e| self.fail(&e))?;
+        let Some((verified, subject)) = checked? else { return Ok(false) };
         let mut withdrawn = lock(&self.0.keeper.withdrawn);
         withdrawn.note(&verified, subject);
         // It may have been applied here already.
+        let body = verified.body();
         let noted = |client: &PublicKey, id: &RequestId| (*client, *id) == (body.client, body.request_id);
-        withdrawn.settle(&tables, self.now_ms(), noted).map_err(|e| self.fail(&e))?;
+        withdrawn.settle(&tables, now_ms, noted).map_err(|e| self.fail(&e))?;
         Ok(true)
     }
 
@@ -172,13 +166,8 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
             return self.scope_of_rotation(request.digest(), ordered);
         }
         let Some(entry) = self.placed(request.digest()).await else { return Ok(None) };
-        let holders = match &ordered.outcome {
-            Outcome::KeyChanged { key, versions } => {
-                let changed: BTreeSet<KeyVersion> = versions.iter().map(|(version, _)| *version).collect();
-                self.holders(key, |record| changed.contains(&record.number))?
-            }
-            _ => self.holders_of_any_key()?,
-        };
+        let members = self.membership().members.keys().copied().collect::<Vec<_>>();
+        let holders = holders_of_change(&self.tables(), &ordered.outcome, members, |node| self.applied_by(node))?;
         Ok(Some(Scope { entry, holders }))
     }
 
@@ -190,50 +179,13 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         let certificate = key.version(*version).and_then(|made| made.certificate.as_ref());
         let Some(activation) = certificate.map(|certificate| &certificate.activation) else { return Ok(None) };
         let entry = Placed { request, index: activation.head.index, time_ms: 0, writes: activation.writes };
-        let holders = self.holders(&key.id, |record| record.number < *version && record.state == KeyState::Rotated)?;
+        let holders = holders_of_rotation(&self.tables(), &key.id, *version, |node| self.applied_by(node))?;
         Ok(Some(Scope { entry, holders }))
     }
 
-    /// How stale a node may be for a key, milliseconds: by what it is known to have applied.
-    fn staleness_ms(&self, key: &KeyRecord, node: NodeId) -> u64 {
-        key.staleness_of(self.known_position(node).unwrap_or(0)).into()
-    }
-
-    /// Who has shares of versions of a key, or had: not everybody has heard of the last change of shares.
-    fn holders(
-        &self,
-        key: &KeyId,
-        meant: impl Fn(&VersionRecord) -> bool,
-    ) -> Result<BTreeMap<NodeId, u64>, StoreFault> {
-        let Some(record) = self.key_record(key)? else { return Ok(BTreeMap::new()) };
-        let versions = records::versions(&self.tables(), key)?;
-        let nodes = versions.iter().filter(|version| meant(version)).flat_map(|version| {
-            let shares = version.shares.iter().flat_map(|set| &set.holders);
-            version.roster.iter().chain(shares).copied()
-        });
-        Ok(nodes.map(|node| (node, self.staleness_ms(&record, node))).collect())
-    }
-
-    /// All members, and whoever left with shares, each with the longest staleness of all keys: a client that is removed may have
-    /// signed with any.
-    fn holders_of_any_key(&self) -> Result<BTreeMap<NodeId, u64>, StoreFault> {
-        let tables = self.tables();
-        let left = members::departed(&tables)?.into_iter().filter(|(_, gone)| gone.leaked > 0).map(|(node, _)| node);
-        let nodes = self.membership().members.keys().copied().chain(left).collect::<BTreeSet<_>>();
-        let mut holders: BTreeMap<NodeId, u64> =
-            nodes.into_iter().map(|node| (node, limits::STALENESS_MS.into())).collect();
-        let mut after = Vec::new();
-        loop {
-            let page = self.tables().scan(replicated::KEYS, &after, 256)?;
-            let Some((last, _)) = page.last() else { return Ok(holders) };
-            after.clone_from(last);
-            for (_, value) in page {
-                let key: KeyRecord = decode(&value)?;
-                for (node, longest) in &mut holders {
-                    *longest = (*longest).max(self.staleness_ms(&key, *node));
-                }
-            }
-        }
+    /// The highest index that a node is known to have applied; 0 where nothing is known.
+    fn applied_by(&self, node: NodeId) -> u64 {
+        self.known_position(node).unwrap_or(0)
     }
 
     /// The barrier of an index, as far as it came before.

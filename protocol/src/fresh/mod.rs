@@ -13,6 +13,7 @@ mod electorate;
 mod lease;
 mod position;
 mod report;
+mod scope;
 #[cfg(test)]
 #[expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 mod tests;
@@ -23,20 +24,12 @@ pub use electorate::Electorate;
 pub use lease::{Evidence, Lease, LeaseView, Notice, Tally};
 pub use position::{Equivocation, Position, Question, SignedPosition};
 pub use report::{Checked, Claim, Expected, Place, Placed, Report};
+pub use scope::{Holders, holders_of_change, holders_of_rotation};
 pub use withdrawn::{Subject, Withdrawals};
 
 /// Proof that the state of this node is current.
 #[derive(Debug)]
 pub struct Fresh(());
-
-impl Fresh {
-    /// Freshness without proof, for a simulation that has no lease yet. A node never calls this.
-    #[doc(hidden)]
-    #[must_use]
-    pub const fn for_simulation() -> Self {
-        Self(())
-    }
-}
 
 /// How many voters it takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,12 +3,14 @@
 
 use std::collections::BTreeMap;
 
-use crate::id::{Digest, KeyId, KeyVersion, RequestId};
+use crate::error::Refusal;
+use crate::id::{ClusterId, Digest, KeyId, KeyVersion, RequestId};
 use crate::identity::PublicKey;
 use crate::limits;
-use crate::request::{Action, RequestBody, VerifiedRequest, VersionSelector};
+use crate::request::{Action, RequestBody, SignedRequest, VerifiedRequest, VersionSelector};
 use crate::schema::replicated as schema;
-use crate::state::records::{ClientRecord, KeyRecord, RequestRecord};
+use crate::state::records::{self, ClientRecord, KeyRecord, RequestRecord};
+use crate::state::{decide_right, unknown_client};
 use crate::table::{StoreFault, Tables, read};
 
 /// What a request takes a right away from.
@@ -38,6 +40,30 @@ impl Subject {
             // The old version signs until another entry makes the new one active; of a member nothing is signed by anybody.
             _ => Ok(None),
         }
+    }
+
+    /// What a request takes away that is on its way to the log, checked like one that is ordered; none where that is nothing.
+    ///
+    /// # Errors
+    /// Inside: why it is not good. Outside: [`StoreFault`] when the state cannot be read.
+    pub fn withdrawn_by(
+        tables: &impl Tables,
+        cluster: &ClusterId,
+        now_ms: u64,
+        request: &SignedRequest,
+    ) -> Result<Result<Option<(VerifiedRequest, Self)>, Refusal>, StoreFault> {
+        let verified = match request.verify(cluster).and_then(|good| good.check_time(now_ms).map(|()| good)) {
+            Ok(verified) => verified,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let Some(client) = records::client_of(tables, &verified.body().client)? else {
+            return Ok(Err(unknown_client(&verified)));
+        };
+        if let Err(refusal) = decide_right(tables, &client, verified.body())? {
+            return Ok(Err(refusal));
+        }
+        let subject = Self::of(tables, verified.body())?;
+        Ok(Ok(subject.map(|subject| (verified, subject))))
     }
 
     fn concerns(self, body: &RequestBody) -> bool {

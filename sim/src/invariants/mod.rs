@@ -7,11 +7,14 @@ pub(crate) mod converged;
 mod erased_gone;
 mod heads_equal;
 mod key_usable;
+mod liar_silent;
 mod no_false_blame;
 mod no_secret_in_log;
 mod nonce_once;
+mod position_durable;
 pub(crate) mod promises;
 mod reference;
+mod revocation_final;
 mod secrecy;
 mod share_authorised;
 pub(crate) mod sign_answered;
@@ -25,7 +28,8 @@ use std::fmt;
 use symbolon_protocol::certificate::{CertificateCore, KeyCertificate};
 use symbolon_protocol::entry::{Entry, Payload};
 use symbolon_protocol::genesis::Genesis;
-use symbolon_protocol::id::{Digest, Epoch, KeyId, NodeId};
+use symbolon_protocol::id::{Digest, Epoch, KeyId, KeyVersion, NodeId};
+use symbolon_protocol::identity::PublicKey;
 use symbolon_protocol::outcome::Outcome;
 use symbolon_protocol::schema::private;
 use symbolon_protocol::wire::{Bytes, decode};
@@ -74,6 +78,13 @@ pub const SIGN_ANSWERED: &str = "sign-answered";
 /// A key that was withdrawn signs nothing once everybody knows.
 pub const WITHDRAWN_SILENT: &str = "withdrawn-silent";
 
+/// What was taken away is gone everywhere once a client was told so.
+pub const REVOCATION_FINAL: &str = "revocation-final";
+/// A node signs where it is only from what is durable.
+pub const POSITION_DURABLE: &str = "position-durable";
+/// Nothing that a proven liar says counts.
+pub const LIAR_SILENT: &str = "liar-silent";
+
 /// A broken invariant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
@@ -121,6 +132,8 @@ pub(crate) struct Oracle {
     nodes: Vec<NodeId>,
     /// Of which epochs a node said that its shares are erased: all below.
     below: BTreeMap<(NodeId, Place), Epoch>,
+    gone: revocation_final::Gone,
+    proved: liar_silent::Proved,
 }
 
 impl Oracle {
@@ -138,6 +151,8 @@ impl Oracle {
             nonces: nonce_once::Nonces::default(),
             secrets: no_secret_in_log::Secrets::default(),
             asked: share_authorised::Asked::default(),
+            gone: revocation_final::Gone::default(),
+            proved: liar_silent::Proved::default(),
         }
     }
 
@@ -157,6 +172,7 @@ impl Oracle {
         if secrets.secrets_in(logged.bytes()).next().is_some() {
             return Err(safety(NO_SECRET_IN_LOG, format!("the entry at index {index} holds a share or a subshare")));
         }
+        self.gone.ordered(index, &applied.outcome);
         if let Outcome::Refused(_) = applied.outcome {
             return Ok(());
         }
@@ -241,11 +257,18 @@ impl Oracle {
             }
             Seen::Promised(sound) => sound.clone(),
             Seen::Released(released) => {
+                self.gone.check(node, released)?;
+                self.proved.check(node, released)?;
                 self.asked.check(node, released)?;
                 usage_first::check(node, released, disk)?;
                 self.nonces.check(node, released)
             }
             Seen::Blamed { culprits, what } => no_false_blame::coordinator(&self.evil, node, culprits, what),
+            Seen::Position { position, log_end } => position_durable::check(node, position, *log_end, disk),
+            Seen::Equivocates(liar) => {
+                self.proved.add(node, *liar);
+                Ok(())
+            }
             Seen::Alarm { against } => no_false_blame::alarm(&self.evil, node, *against),
         }
     }
@@ -306,6 +329,21 @@ impl Oracle {
 
     fn keep_secret_from_others(&mut self, place: Place) -> Result<(), Violation> {
         secrecy::mobile(&self.ledger, place, &self.nodes, &mut self.draw)
+    }
+
+    /// An honest node told a client, truthfully as far as anybody can tell, that what an entry took away is gone.
+    pub(crate) fn withdrawn(&mut self, index: u64, outcome: &Outcome) {
+        self.gone.accepted(index, outcome);
+    }
+
+    /// The same of the versions below one.
+    pub(crate) fn rotated(&mut self, key: KeyId, to: KeyVersion) {
+        self.gone.rotated(key, to);
+    }
+
+    /// The same of a client.
+    pub(crate) fn removed(&mut self, client: PublicKey) {
+        self.gone.removed(client);
     }
 
     /// A client that has the right asks for signatures.

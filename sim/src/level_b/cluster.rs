@@ -14,8 +14,8 @@ use symbolon_node::core::types::Timing;
 use symbolon_protocol::genesis::{Genesis, Member, MemberRole};
 use symbolon_protocol::id::{Name, NodeId, StoreId};
 use symbolon_protocol::identity::Identity;
-use symbolon_protocol::sign::arithmetic::Backend;
 use symbolon_protocol::membership::Followed;
+use symbolon_protocol::sign::arithmetic::Backend;
 use symbolon_protocol::state::records;
 
 use super::network::{Seat, SimNetwork, SimTransport};

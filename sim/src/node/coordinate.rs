@@ -1,6 +1,6 @@
 //! This node as a coordinator, which has no authority: it asks holders, adds up, and goes on without those that fail.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use rand_core::RngCore as _;
@@ -15,6 +15,7 @@ use symbolon_protocol::sign::{Round1, Round2, sessions_allowed};
 use symbolon_protocol::wire::{Bytes, decode, encode};
 
 use super::hold::Loaded;
+use super::want::{Asker, Want};
 use super::{Env, Halt, Node, Reply, Seen, Stop, Timer, settled};
 use crate::count::situation;
 
@@ -138,51 +139,36 @@ impl Node {
         }
     }
 
-    /// Does what a request wants, until it waits for others or ends.
+    /// Does what a request wants.
     fn drive(&mut self, env: &mut Env<'_>, id: u64, effects: Vec<Effect>) -> Result<(), Halt> {
-        let mut queue = VecDeque::from(effects);
-        while let Some(effect) = queue.pop_front() {
-            let (session, answer) = match effect {
+        for effect in effects {
+            match effect {
                 Effect::Ask(node, round1) if node == self.me => {
-                    let result = settled(self.sign_round1(env, node, Round1::clone(&round1)))?;
-                    // Its own points need no check.
-                    let own = self.holder.own_pairs(node, round1.session, env.now_ms);
-                    let answer = match (result, own) {
-                        (Ok(commitments), Some(pairs)) => Answer::Own(commitments, pairs),
-                        (Ok(commitments), None) => Answer::Commitments(commitments),
-                        (Err(refusal), _) => Answer::Refused(refusal),
-                    };
-                    (round1.session, answer)
+                    self.want(env, Asker::Own { job: id, session: round1.session }, Want::Commitments(round1))?;
                 }
                 Effect::Ask(node, round1) => {
                     let call = WorkCall::SignRound1(Round1::clone(&round1));
                     self.call(env, id, (node, round1.session, false), &call);
-                    continue;
                 }
                 Effect::Finish(node, signers) if node == self.me => {
                     let round2 = Arc::clone(signers.round2());
-                    let result = settled(self.sign_round2(env, node, &round2, Some(signers)))?;
-                    (round2.session, result.map_or_else(Answer::Refused, Answer::Shares))
+                    let asker = Asker::Own { job: id, session: round2.session };
+                    self.want(env, asker, Want::Shares(round2, Some(signers)))?;
                 }
                 Effect::Finish(node, signers) => {
                     let round2 = signers.round2();
                     let call = WorkCall::SignRound2(Round2::clone(round2));
                     self.call(env, id, (node, round2.session, true), &call);
-                    continue;
                 }
                 Effect::Wait(patience) => {
                     self.await_time(env, SIGN_PATIENCE_MS, Call { job: id, what: Awaited::Patience(patience) });
-                    continue;
                 }
                 Effect::Misbehaved { node, refusal, blame } => {
-                    self.left_out(env, id, node, &refusal, blame.as_deref())?;
-                    continue;
+                    self.left_out(env, id, node, &refusal, blame.as_deref())?
                 }
-                Effect::Done { signatures, sessions, .. } => return self.done(env, id, signatures, sessions),
-                Effect::Failed(refusal) => return self.failed(env, id, refusal),
-            };
-            let Some(job) = self.jobs.get_mut(&id) else { return Ok(()) };
-            queue.extend(job.machine.handle(Input::Answer { from: self.me, session, answer }));
+                Effect::Done { signatures, sessions, .. } => self.done(env, id, signatures, sessions)?,
+                Effect::Failed(refusal) => self.failed(env, id, refusal)?,
+            }
         }
         Ok(())
     }
@@ -280,7 +266,7 @@ impl Node {
         }
     }
 
-    fn tell(&mut self, env: &mut Env<'_>, id: u64, input: Input) -> Result<(), Halt> {
+    pub(super) fn tell(&mut self, env: &mut Env<'_>, id: u64, input: Input) -> Result<(), Halt> {
         let Some(job) = self.jobs.get_mut(&id) else { return Ok(()) };
         let effects = job.machine.handle(input);
         self.drive(env, id, effects)

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use symbolon_protocol::certificate::CertificateCore;
 use symbolon_protocol::contribute::{Clocks, Permit, Standing};
 use symbolon_protocol::error::{ErrorCode, Refusal};
-use symbolon_protocol::fresh::Fresh;
 use symbolon_protocol::generate::ShareSecret;
 use symbolon_protocol::id::{Digest, Epoch, KeyId, KeyVersion, NodeId, RequestId};
 use symbolon_protocol::identity::{PublicKey, tagged_hash};
@@ -19,6 +18,7 @@ use symbolon_protocol::table::{StoreFault, Tables as _, read};
 use symbolon_protocol::usage::{NO_RECORD, UsageRecord};
 use symbolon_protocol::wire::{decode, encode};
 
+use super::want::Made;
 use super::{Env, Halt, Node, Released, Seen, Stop};
 use crate::bugs::Bug;
 use crate::count::situation;
@@ -198,11 +198,18 @@ impl Node {
         }
     }
 
-    /// The one decision, by this node's own state.
-    fn permit(&mut self, env: &Env<'_>, request: &VerifiedRequest) -> Result<Permit, Stop> {
+    /// The one decision, by this node's own state, as long as that is current.
+    pub(super) fn permit(&mut self, env: &Env<'_>, request: &VerifiedRequest) -> Result<Permit, Stop> {
+        // Taken before the state is read: what is read is at least as new as what the evidence proves.
+        let evidence = self.evidence();
         let clocks = self.clocks(env)?;
         let standing = self.standing(request)?;
-        Ok(standing.may_contribute(self.me, clocks, request, || Ok(Fresh::for_simulation()))?)
+        if self.withholds(request.body(), env.now_ms) {
+            return Err(Refusal::new(ErrorCode::NotFresh, "a request that takes this right away is on its way").into());
+        }
+        let staleness_ms = standing.staleness_ms();
+        let fresh = || self.fresh_by(env, evidence, staleness_ms).ok_or_else(|| self.not_fresh(env, staleness_ms));
+        Ok(standing.may_contribute(self.me, clocks, request, fresh)?)
     }
 
     /// Round 1 as a holder.
@@ -210,9 +217,8 @@ impl Node {
         &mut self,
         env: &mut Env<'_>,
         coordinator: NodeId,
-        round1: Round1,
+        round1: &Arc<Round1>,
     ) -> Result<Commitments, Stop> {
-        let round1 = Arc::new(round1);
         let verified = match round1.request.verify(&self.cluster) {
             Ok(verified) => Arc::new(verified),
             Err(refusal) => {
@@ -220,7 +226,7 @@ impl Node {
                 return Err(refusal.into());
             }
         };
-        match self.commit_nonces(env, coordinator, &round1, &verified) {
+        match self.commit_nonces(env, coordinator, round1, &verified) {
             Ok(commitments) => {
                 self.asked.insert((coordinator, round1.session), round1.messages.clone());
                 Ok(commitments)
@@ -260,14 +266,15 @@ impl Node {
         Ok(self.holder.round1(&context, round1, verified, &mut self.rng)?)
     }
 
-    /// Round 2 as a holder: asked by a peer, or by this node's own coordinator, which checked everything already.
+    /// Round 2 as a holder: asked by a peer, or by this node's own coordinator, which checked everything already. Shares that were
+    /// given before, or made now: whether those may leave is asked once more.
     pub(super) fn sign_round2(
         &mut self,
         env: &mut Env<'_>,
         coordinator: NodeId,
         round2: &Arc<Round2>,
         checked: Option<Arc<CheckedSigners>>,
-    ) -> Result<Shares, Stop> {
+    ) -> Result<Result<Shares, Made>, Stop> {
         let now_ms = env.now_ms;
         let verified = self.holder.request_of(coordinator, round2.session, now_ms).cloned();
         let gone = || Refusal::new(ErrorCode::DeadlineExceeded, "the nonces of this session are gone");
@@ -279,7 +286,7 @@ impl Node {
         let pending = match self.holder.lookup(&context, round2) {
             Ok(Lookup::Answered(shares)) => {
                 env.count.situation(situation::REPEATED_SHARE);
-                return Ok(shares);
+                return Ok(Ok(shares));
             }
             Ok(Lookup::Open(pending)) => pending,
             Err(refused) => return Err(alarmed(env, &key, coordinator, refused)),
@@ -304,23 +311,25 @@ impl Node {
         }
         let shares = taken.sign(share, &self.identity)?;
         self.holder.keep(coordinator, &shares);
-        // Asked once more, right before the share leaves.
-        self.permit(env, &verified)?;
-        self.release(env, coordinator, &signers, &shares, key.core.key);
-        Ok(shares)
+        Ok(Err(Made { shares, signers, verified, key: (key.core.key, key.core.version) }))
     }
 
     /// Tells the oracle what leaves.
-    fn release(&self, env: &mut Env<'_>, coordinator: NodeId, signers: &CheckedSigners, shares: &Shares, key: KeyId) {
+    pub(super) fn release(&self, env: &mut Env<'_>, coordinator: NodeId, made: &Made) -> Result<(), Halt> {
+        let Made { shares, signers, verified, key: (key, version) } = made;
+        let staleness_ms = self.staleness_ms(verified.body())?;
         let own = signers.round2().signers.iter().find(|signer| signer.node == self.me);
         let released = Released {
-            key,
+            key: *key,
+            version: *version,
+            counted: self.counted(env, staleness_ms),
             request: signers.request().clone(),
             messages: self.asked.get(&(coordinator, shares.session)).cloned().unwrap_or_default(),
             package: shares.package,
             pairs: own.map(|own| own.pairs.clone()).unwrap_or_default(),
         };
         env.saw(Seen::Released(Box::new(released)));
+        Ok(())
     }
 
     /// Share records of attempts that are over without a key, and of versions that failed.

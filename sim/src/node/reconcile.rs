@@ -3,6 +3,7 @@
 use symbolon_protocol::certificate::KeyCertificate;
 use symbolon_protocol::entry::{Entry, Erasure, LogEntry, Payload, Witness};
 use symbolon_protocol::error::{ErrorCode, Refusal};
+use symbolon_protocol::fresh::Placed;
 use symbolon_protocol::generate::activated_vote;
 use symbolon_protocol::genesis::MemberRole;
 use symbolon_protocol::history::root_at;
@@ -11,6 +12,7 @@ use symbolon_protocol::identity::{Domain, Signature, tagged_hash};
 use symbolon_protocol::lifecycle::KeyState;
 use symbolon_protocol::limits;
 use symbolon_protocol::outcome::Outcome;
+use symbolon_protocol::request::{RequestBody, SignedRequest};
 use symbolon_protocol::schema::{private, replicated};
 use symbolon_protocol::state::records::{self, AttemptRecord, Trigger, VersionRecord};
 use symbolon_protocol::state::{self, Applied, OwedErasure, owed_erasures, owes_witness, running_operations};
@@ -52,6 +54,8 @@ impl Node {
                 (applied, overlay.into_writes())
             }
         };
+        let bytes = if let LogEntry::Normal(bytes) = applied_entry { bytes } else { &[] };
+        let placed = Placed::of(&self.cluster, index, bytes, &applied.outcome, &writes);
         let mut batch: Batch = writes.into_iter().map(|(key, value)| (Column::State, key, value)).collect();
         let position = (Column::Position, APPLIED.to_vec(), Some(encode(&index)));
         if env.has(Bug::PositionFirst) {
@@ -61,6 +65,7 @@ impl Node {
         }
         self.disk.write(batch);
         self.applied = Some(index);
+        placed.into_iter().for_each(|placed| self.remember_placed(placed));
         self.note_applied(env, index, entry, &applied.outcome)?;
         Ok(applied)
     }
@@ -102,16 +107,32 @@ impl Node {
             let digest = payload_digest(&payload);
             self.proposals.remove(&digest);
             for ticket in self.orders.remove(&digest).unwrap_or_default() {
-                match outcome {
-                    Outcome::Refused(refusal) => env.reply(ticket, Reply::Refused(refusal.clone())),
-                    Outcome::Generating { key, version } => {
-                        self.waiting.insert(ticket, (*key, *version));
-                    }
-                    outcome => env.reply(ticket, Reply::Ordered { index, outcome: outcome.clone() }),
-                }
+                self.answer_ordered(env, ticket, index, &payload, outcome)?;
             }
         }
         self.answer_waiting(env)
+    }
+
+    /// A client's request was applied.
+    fn answer_ordered(
+        &mut self,
+        env: &mut Env<'_>,
+        ticket: u64,
+        index: u64,
+        payload: &[u8],
+        outcome: &Outcome,
+    ) -> Result<(), Halt> {
+        match outcome {
+            Outcome::Refused(refusal) => env.reply(ticket, Reply::Refused(refusal.clone())),
+            Outcome::Generating { key, version } => drop(self.waiting.insert(ticket, (*key, *version))),
+            outcome => match decode(payload)? {
+                Payload::Request(request) if takes_away(&request) => {
+                    self.enforce(env, ticket, index, &request, outcome.clone())?;
+                }
+                _ => env.reply(ticket, Reply::Ordered { index, outcome: outcome.clone(), report: None }),
+            },
+        }
+        Ok(())
     }
 
     /// Answers clients whose key version is certified, or failed.
@@ -119,7 +140,12 @@ impl Node {
         for (ticket, (key, version)) in self.waiting.clone() {
             if let Some(reply) = self.certified(&key, version)? {
                 self.waiting.remove(&ticket);
-                env.reply(ticket, reply);
+                match reply {
+                    Reply::Created { certificate, .. } if version > KeyVersion::FIRST => {
+                        self.enforce_rotation(env, ticket, *certificate)?;
+                    }
+                    reply => env.reply(ticket, reply),
+                }
             }
         }
         Ok(())
@@ -135,7 +161,7 @@ impl Node {
         let certificate = records::shown_certificate(self.tables(), key, &record)?;
         let voters = self.genesis.voters().len();
         let complete = certificate.filter(|certificate| certificate.is_complete(voters));
-        Ok(complete.map(|certificate| Reply::Created { certificate: Box::new(certificate) }))
+        Ok(complete.map(|certificate| Reply::Created { certificate: Box::new(certificate), report: None }))
     }
 
     /// The certificate of a version as it is shown to clients.
@@ -332,6 +358,11 @@ pub(super) fn is_orphan(
     let of_generation = |attempt: &AttemptRecord| attempt.trigger == Trigger::Generate && attempt.fault.is_some();
     let ended = record.attempts.iter().any(|attempt| attempt.epoch == epoch && of_generation(attempt));
     Ok(record.state == KeyState::Failed || (ended && committed != Some(epoch)))
+}
+
+/// Whether a request takes a right away.
+fn takes_away(request: &SignedRequest) -> bool {
+    decode::<RequestBody>(&request.body.0).is_ok_and(|body| body.action.takes_away())
 }
 
 /// The payload of an entry, in its stand-alone encoding: what follows the time.

@@ -2,6 +2,7 @@
 
 use symbolon_protocol::certificate::KeyCertificate;
 use symbolon_protocol::error::Refusal;
+use symbolon_protocol::fresh::{Position, Report};
 use symbolon_protocol::id::{Digest, Epoch, KeyId, KeyVersion, NodeId};
 use symbolon_protocol::outcome::Outcome;
 use symbolon_protocol::peer::WorkAnswer;
@@ -32,14 +33,20 @@ pub(crate) enum Timer {
     Move(Digest),
     /// A call that had no answer by now has none.
     Call(u64),
+    /// Something that is wanted waited for a while.
+    Want(u64),
+    /// A peer's question waited for an index.
+    Question(u64),
+    /// A client waits for a barrier.
+    Barrier(u64),
 }
 
 /// What a client is answered.
 #[derive(Debug, Clone)]
 pub(crate) enum Reply {
     Signed { signatures: Vec<[u8; 64]>, certificate: Box<KeyCertificate> },
-    Created { certificate: Box<KeyCertificate> },
-    Ordered { index: u64, outcome: Outcome },
+    Created { certificate: Box<KeyCertificate>, report: Option<Box<Report>> },
+    Ordered { index: u64, outcome: Outcome, report: Option<Box<Report>> },
     Refused(Refusal),
 }
 
@@ -56,17 +63,24 @@ pub(crate) enum Seen {
     Blamed { culprits: Vec<NodeId>, what: String },
     /// As a holder it says that a coordinator attempted to use nonces twice.
     Alarm { against: NodeId },
+    /// It signed where it is; and where its log ended at the start.
+    Position { position: Position, log_end: u64 },
+    /// It has the proof that a voter signed two histories.
+    Equivocates(NodeId),
 }
 
 /// Signature shares as they leave a holder.
 #[derive(Debug)]
 pub(crate) struct Released {
     pub(crate) key: KeyId,
+    pub(crate) version: KeyVersion,
     pub(crate) request: SignedRequest,
     /// The messages that the coordinator sent.
     pub(crate) messages: Vec<Bytes>,
     /// The package that the shares are for.
     pub(crate) package: Digest,
+    /// Voters whose answers count for the holder's lease.
+    pub(crate) counted: Vec<NodeId>,
     /// The holder's own commitments, one pair for each message.
     pub(crate) pairs: Vec<CommitmentPair>,
 }
@@ -95,6 +109,12 @@ pub(crate) enum Out {
 pub(crate) struct Env<'a> {
     /// The node's clock, milliseconds since 1970.
     pub(crate) now_ms: u64,
+    /// The node's clock that nobody sets, milliseconds.
+    pub(crate) boot_ms: u64,
+    /// How long a slow disk takes, at most, milliseconds; 0 for a fast one.
+    pub(crate) slow_ms: u64,
+    /// Who leads.
+    pub(crate) leader: Option<NodeId>,
     /// Whether it leads.
     pub(crate) leads: bool,
     pub(crate) bug: Option<Bug>,

@@ -1,7 +1,8 @@
 //! What clients ask and are told, and what the oracle says to that.
 
 use symbolon_protocol::certificate::KeyCertificate;
-use symbolon_protocol::id::NodeId;
+use symbolon_protocol::fresh::Report;
+use symbolon_protocol::id::{KeyVersion, NodeId};
 
 use super::{Event, START_MS, Violation, World};
 use crate::client::{Goal, Who, Wish, may_pass};
@@ -12,6 +13,8 @@ use crate::node::Reply;
 
 /// Tries after which a request for signatures is given up while there are faults.
 const TRIES: u32 = 8;
+/// Tries of somebody who wants what is being taken away.
+const SIEGE_TRIES: u32 = 14;
 /// After an answer that may be better elsewhere, milliseconds.
 const ELSEWHERE_MS: u64 = 200;
 
@@ -35,8 +38,12 @@ impl World {
         if let (Some(key), true) = (wish.key, wish.goal.signs() && wish.who != Who::Stranger) {
             self.oracle.client_asks(key, &wish.messages);
         }
+        let taken = wish.action.takes_away().then(|| wish.clone());
         let ticket = self.clients.open(START_MS + self.now_ms, wish);
         self.ask_again(ticket);
+        if let Some(wish) = taken {
+            self.besiege(&wish);
+        }
         ticket
     }
 
@@ -60,6 +67,7 @@ impl World {
         let enough = u32::try_from(self.clients.nodes()).unwrap_or(u32::MAX) + 2;
         let over = match goal {
             Goal::Sign | Goal::Forbidden => op.tries >= TRIES && (op.calm_tries == 0 || op.calm_tries >= enough),
+            Goal::Siege => op.tries >= SIEGE_TRIES || self.calm_since.is_some(),
             Goal::Register | Goal::Make | Goal::Change | Goal::Move => expired,
             Goal::ProveMakes | Goal::ProveSigns | Goal::ProveSilent => op.tries > enough,
         };
@@ -75,6 +83,10 @@ impl World {
         match goal {
             Goal::ProveSigns | Goal::ProveMakes => Err(sign_answered::unanswered(&what)),
             Goal::Sign if calm_tries >= enough => self.judge_silence(ticket, &what),
+            Goal::Siege => {
+                self.ask_on(ticket);
+                Ok(())
+            }
             Goal::Sign | Goal::ProveSilent => Ok(()),
             _ if excused => Ok(()),
             _ => Err(liveness(CONVERGED, format!("{what} and never answered"))),
@@ -82,7 +94,7 @@ impl World {
     }
 
     /// Asks another node after a while, which grows.
-    fn elsewhere(&mut self, ticket: u64, tries: u32) {
+    pub(super) fn elsewhere(&mut self, ticket: u64, tries: u32) {
         self.push(self.now_ms + ELSEWHERE_MS * u64::from(tries), Event::Again { ticket, tries });
     }
 
@@ -107,8 +119,14 @@ impl World {
         let honest = !self.options.evil.contains(&from);
         match reply {
             Reply::Signed { signatures, certificate } => self.told_signed(honest, ticket, &signatures, &certificate),
-            Reply::Created { certificate } => self.told_created(honest, ticket, &certificate),
-            Reply::Ordered { index, outcome } => {
+            Reply::Created { certificate, report } => self.told_created(from, ticket, &certificate, report.as_deref()),
+            Reply::Ordered { index, outcome, report } if op.wish.action.takes_away() => {
+                if honest {
+                    self.oracle.told(from, index, &outcome)?;
+                }
+                self.told_withdrawn(from, ticket, Err((index, &outcome)), report.as_deref())
+            }
+            Reply::Ordered { index, outcome, .. } => {
                 // An evil node may say so when it is not; a real client looks at the key afterwards.
                 self.clients.close(ticket);
                 if honest { self.oracle.told(from, index, &outcome) } else { Ok(()) }
@@ -118,7 +136,7 @@ impl World {
                 let done = match goal {
                     // Asked of one honest node after the other.
                     Goal::ProveSilent => tries as usize >= honest_nodes,
-                    Goal::ProveSigns | Goal::ProveMakes => false,
+                    Goal::ProveSigns | Goal::ProveMakes | Goal::Siege => false,
                     Goal::Sign | Goal::Forbidden => honest && !may_pass(&refusal),
                     // What was ordered is remembered with its outcome: to ask again changes nothing.
                     Goal::Register | Goal::Make | Goal::Change | Goal::Move => honest,
@@ -162,10 +180,20 @@ impl World {
         }
         self.count.signatures += signatures.len() as u64;
         self.clients.close(ticket);
+        if open {
+            self.ask_on(ticket);
+        }
         Ok(())
     }
 
-    fn told_created(&mut self, honest: bool, ticket: u64, certificate: &KeyCertificate) -> Result<(), Violation> {
+    fn told_created(
+        &mut self,
+        from: NodeId,
+        ticket: u64,
+        certificate: &KeyCertificate,
+        report: Option<&Report>,
+    ) -> Result<(), Violation> {
+        let honest = !self.options.evil.contains(&from);
         let Some(op) = self.clients.op(ticket) else { return Ok(()) };
         let (goal, open, tries) = (op.wish.goal, op.open, op.tries);
         if !self.clients.believes(certificate) {
@@ -179,6 +207,9 @@ impl World {
         }
         self.oracle.created(certificate)?;
         self.clients.learn(certificate);
+        if certificate.core.version > KeyVersion::FIRST {
+            return self.told_withdrawn(from, ticket, Ok(certificate), report);
+        }
         self.clients.close(ticket);
         if goal == Goal::ProveMakes && open {
             let wish = self.clients.signing(Goal::ProveSigns, Who::Admin, certificate.core.key);

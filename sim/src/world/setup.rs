@@ -67,16 +67,28 @@ impl World {
     pub(super) fn new(options: Options, bug: Option<Bug>, keep_lines: bool) -> Option<Self> {
         let genesis = genesis_of(&options)?;
         let mut chaos = Draw::new(options.seed, "chaos");
+        let mut clocks = Draw::new(options.seed, "clocks");
         let mut slots = BTreeMap::new();
         for node in options.ids() {
             let disk = Node::install(&genesis, node, identity_seed(options.seed, node));
             let reach = i64::try_from(options.skew_ms).ok()?;
             let skew_ms = i64::try_from(chaos.below(2 * options.skew_ms + 1)).ok()? - reach;
             let evil = options.evil.contains(&node).then(|| Evil::new(options.seed, node, options.malice));
-            let slot = Slot { running: None, down: Some(disk), evil, boots: 0, skew_ms, apply_due: false };
+            let rate = 1000 - options.drift + clocks.below(2 * options.drift + 1);
+            let slot = Slot {
+                running: None,
+                down: Some(disk),
+                evil,
+                boots: 0,
+                skew_ms,
+                rate,
+                begun_ms: clocks.below(1_000_000),
+                logged: 0,
+                apply_due: false,
+            };
             slots.insert(node, slot);
         }
-        let clients = Clients::new(&options, genesis.cluster_id(), genesis.members.clone());
+        let clients = Clients::new(&options, &genesis);
         Some(Self {
             bug,
             now_ms: 0,
@@ -91,6 +103,8 @@ impl World {
             start: start_entry(&options, &genesis),
             oracle: Oracle::new(genesis, options.evil.clone(), options.seed),
             chaos,
+            siege: Draw::new(options.seed, "siege"),
+            siege_until_ms: 0,
             count: Counters::default(),
             trace: Trace::new(keep_lines),
             work_left: options.operations,
