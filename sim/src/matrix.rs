@@ -38,7 +38,7 @@ const PROMISES: &[Promise] = &[
     planted("t-1 nodes: polynomials and subshares are on no disk", Bug::SubshareOnDisk),
     planted("t-1 nodes: blame for what they send, never for an honest node (new keys)", Bug::BeginAgain),
     planted("t-1 nodes: blame for what they send, never for an honest node (moved shares)", Bug::DealAgain),
-    planted("t-1 nodes: the key stays usable by any t (staging)", Bug::SendBeforePersist),
+    planted("t-1 nodes: nothing is said before it is durable", Bug::SendBeforePersist),
     planted("t-1 nodes: the key stays usable by any t (erasure)", Bug::EraseAtCommit),
     planted("Raft leader: no share ever reaches the log", Bug::ShareInLog),
     planted("Raft leader: one history, whatever clock a node has", Bug::OwnClock),
