@@ -32,7 +32,7 @@ fn decompress(bytes: &[u8; 32]) -> Option<EdwardsPoint> {
 }
 
 /// Whether L P = 0, asked as (L-1) P = -P with the integer L-1, so that multiples of 8 do not get lost. In variable time, and
-/// faster for it by a third: what is asked about was sent.
+/// faster for it by a fifth: what is asked about was sent.
 fn has_prime_order(point: &EdwardsPoint) -> bool {
     EdwardsPoint::vartime_double_scalar_mul_basepoint(&-Scalar::ONE, point, &Scalar::ZERO) == -point
 }
