@@ -11,7 +11,6 @@ use symbolon_protocol::generate::{Vote, message};
 use symbolon_protocol::history::Head;
 use symbolon_protocol::id::{BootId, NodeId};
 use symbolon_protocol::identity::{Domain, Signature};
-use symbolon_protocol::limits;
 use symbolon_protocol::outcome::Outcome;
 use symbolon_protocol::peer::{PeerStatus, RaftAnswer, RaftCall, WorkAnswer, WorkCall};
 use symbolon_protocol::redistribute::vote;

@@ -76,11 +76,11 @@ fn an_offer_says_one_thing() {
         begin(&[1, 2, 3], Head { state: None, ..good }, &[1, 2, 3], 1).unwrap_err().code,
         misbehaved.unwrap_err()
     );
-    let twice = [&both[..1], &both[..1]].concat();
-    assert_eq!(offer(checkpoint(&good, 1), &twice), misbehaved, "one voter twice");
-    let swapped = [(node(2), both.first().unwrap().1), (node(3), both.first().unwrap().1)];
+    let first = *both.first().unwrap();
+    assert_eq!(offer(checkpoint(&good, 1), &[first, first]), misbehaved, "one voter twice");
+    let swapped = [(node(2), first.1), (node(3), first.1)];
     assert_eq!(offer(checkpoint(&good, 1), &swapped), misbehaved);
-    let many: Vec<_> = (1..=256).map(|number| (node(number), both.first().unwrap().1)).collect();
+    let many: Vec<_> = (1..=256).map(|number| (node(number), first.1)).collect();
     assert_eq!(offer(checkpoint(&good, 1), &many), Err(ErrorCode::TooLarge));
     assert_eq!(offer(checkpoint(&good, CHUNKS + 1), &both), Err(ErrorCode::TooLarge));
 }
@@ -126,7 +126,7 @@ proptest! {
         cut in 0usize..400,
         flip in any::<(prop::sample::Index, u8)>(),
     ) {
-        let _ = decode::<RaftCall>(&[&[1, tag][..], &bytes].concat());
+        let _ = decode::<RaftCall>(&[&[1, tag][..], bytes.as_slice()].concat());
         let call = RaftCall::SnapshotChunk { index: INDEX, number: 0, pairs: vec![pair(&bytes), pair(b"a")] };
         let good = encode(&call);
         prop_assert_eq!(decode::<RaftCall>(&good).map(|call| encode(&call)).ok(), Some(good.clone()));
