@@ -336,8 +336,8 @@ impl FaultReport {
         w.finish()
     }
 
-    /// Culprits are in the roster, in order; a split view has evidence that proves it, nothing else has any. There are no
-    /// reports in a redistribution: what goes wrong there shows in its other votes, and in their absence.
+    /// Culprits are in the roster, in order; a split view has evidence that proves it, nothing else has any. The only report in a
+    /// redistribution is that a holder restarted: what else goes wrong there shows in its other votes, and in their absence.
     fn is_sound(&self, ceremony: &Ceremony, key_of: impl Fn(NodeId) -> Option<PublicKey>) -> bool {
         let ascending = self.culprits.is_sorted_by(|a, b| a < b);
         let known = self.culprits.iter().all(|node| ceremony.roster.contains(node));
@@ -350,7 +350,8 @@ impl FaultReport {
                         .is_some_and(|key| evidence.verifies(&ceremony.cluster, &ceremony.digest(), &key))
             }
         };
-        ceremony.base.is_none() && ascending && known && proved
+        let restarted = self.kind == FaultKind::Restarted && self.culprits.is_empty();
+        (ceremony.base.is_none() || restarted) && ascending && known && proved
     }
 }
 
