@@ -3,6 +3,8 @@
 //! - [`Cluster`] makes a cluster with `symbolond dev init`, starts every node itself, kills, restarts and looks into it.
 //! - [`Cli`] calls `symbolon` as a person or a script would; [`Output`] is what came of it.
 //! - [`Raw`] speaks to a node without the client library, for what no honest client would send.
+//! - [`network`] stands between the nodes and delays, holds, loses or cuts what they say; [`proxy`] is how.
+//! - [`load`] signs while something else happens.
 //! - [`hostile`] has members that break the rules: a node that lies to clients, one that attacks its peers.
 //!
 //! Tests wait for conditions and never for time alone. Only one cluster runs at once on a machine, whichever test binary or
@@ -20,6 +22,9 @@
 mod cli;
 mod cluster;
 pub mod hostile;
+pub mod load;
+pub mod network;
+pub mod proxy;
 mod raw;
 
 use std::fs::File;
