@@ -6,7 +6,7 @@ BIN=$ROOT/target/release
 WORK=''    # directory of this run
 CLUSTER='' # WORK/cluster
 DEV=''     # process id of `symbolond dev`
-RESTARTED=() # process ids of nodes that were started again
+RESTARTED=() # process ids of nodes that were started again, and of the slow network
 
 symbolond() { "$BIN/symbolond" "$@"; }
 symbolon() { "$BIN/symbolon" "$@"; }
@@ -26,13 +26,14 @@ wait_for() {
   done
 }
 
-# The first port of a range in which nobody listens: node k takes the ports base+10k and base+10k+1.
+# The first port of a range in which nobody listens: node k takes the ports base+10k and base+10k+1, and base+10k+5 behind a
+# slow network.
 free_base_port() {
   local nodes=$1 base k port attempt
   for attempt in {1..50}; do
     base=$((20000 + RANDOM % 1000 * 10))
     for ((k = 1; k <= nodes; k++)); do
-      for port in $((base + 10 * k)) $((base + 10 * k + 1)); do
+      for port in $((base + 10 * k)) $((base + 10 * k + 1)) $((base + 10 * k + 5)); do
         if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then continue 3; fi
       done
     done
@@ -45,9 +46,10 @@ free_base_port() {
 alive() { [[ -r /proc/$1/stat ]] && ! grep -q ') Z ' "/proc/$1/stat" 2>/dev/null; }
 gone() { ! alive "$1"; }
 
-# start_cluster NODES : makes everything in a new directory, starts the nodes, waits until all answer.
+# start_cluster NODES [MS] : makes everything in a new directory, starts the nodes, waits until all answer. With MS a round trip
+# between two nodes takes that long.
 start_cluster() {
-  local nodes=$1
+  local nodes=$1 round_trip_ms=${2:-0}
   WORK=$(mktemp -d "${TMPDIR:-/tmp}/symbolon.XXXXXX")
   CLUSTER=$WORK/cluster
   trap clean_up EXIT
@@ -57,6 +59,7 @@ start_cluster() {
   export XDG_STATE_HOME=$WORK/state XDG_CONFIG_HOME=$WORK/config XDG_CACHE_HOME=$WORK/cache
   local base
   base=$(free_base_port "$nodes")
+  ((round_trip_ms == 0)) || slow_network "$nodes" "$base" "$round_trip_ms"
   "$BIN/symbolond" dev --nodes "$nodes" --dir "$CLUSTER" --base-port "$base" >"$WORK/dev.out" 2>"$WORK/dev.err" </dev/null 3>&- &
   DEV=$!
   wait_for "$nodes nodes to answer" 60 dev_is_ready
@@ -64,6 +67,21 @@ start_cluster() {
   . "$CLUSTER/env"
   export SYMBOLON_GENESIS SYMBOLON_IDENTITY SYMBOLON_ENDPOINTS
   wait_for "all $nodes nodes to be reachable and one to lead" 30 reachable_with_leader "$nodes"
+}
+
+# Has every node listen for its peers behind a proxy that carries slowly.
+slow_network() {
+  local nodes=$1 base=$2 round_trip_ms=$3 k
+  local -a pairs=()
+  "$BIN/symbolond" dev init --nodes "$nodes" --dir "$CLUSTER" --base-port "$base" >"$WORK/init.out"
+  for ((k = 1; k <= nodes; k++)); do
+    local advertised=127.0.0.1:$((base + 10 * k)) behind=127.0.0.1:$((base + 10 * k + 5))
+    sed -i "s/^peer_bind = \"$advertised\"/peer_bind = \"$behind\"/" "$CLUSTER/node$k/symbolond.toml"
+    grep -q "$behind" "$CLUSTER/node$k/symbolond.toml" || fail "node$k does not listen behind the slow network"
+    pairs+=(--listen "$advertised" --to "$behind")
+  done
+  "$BIN/fault-proxy" --delay-ms $((round_trip_ms / 2)) "${pairs[@]}" >"$WORK/proxy.err" 2>&1 </dev/null 3>&- &
+  RESTARTED+=($!)
 }
 
 dev_is_ready() {

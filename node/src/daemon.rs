@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::time::TimeValLike as _;
@@ -17,13 +17,12 @@ use symbolon_rpc::{serve as rpc_serve, tls};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_rustls::TlsAcceptor;
-use zeroize::Zeroizing;
 
 use crate::config::{Config, LogFormat, SealMethod};
 use crate::core::boots::PeerBoots;
 use crate::core::start::{last_boot, name_store, open_store};
-use crate::core::types::{EntryBytes, Lane, LeaderId, OutcomeBytes, Surroundings, Timing, Vault};
-use crate::core::{Core, Parts, lock};
+use crate::core::types::{EntryBytes, Lane, LeaderId, OutcomeBytes, Surroundings, Timing};
+use crate::core::{Core, Parts};
 use crate::examine::examine;
 use crate::harden::harden_process;
 use crate::host::Host;
@@ -31,7 +30,7 @@ use crate::link::Peers;
 use crate::link::inbound::{Answering, PeerService};
 use crate::link::outbound::Links;
 use crate::load::{Loaded, load};
-use crate::seal::{KeyFile, PassphraseSource, SEAL_PARAMS_FILE, SealKey, SlotFile, open_record, seal_record};
+use crate::seal::{FileVault, KeyFile, PassphraseSource, SEAL_PARAMS_FILE, SealKey, SlotFile};
 use crate::serve::{client::ClientService, health, metrics};
 use crate::setup::{STORE_ID, read_store_id};
 use crate::store::rocks::{self, Closing, RocksStore};
@@ -78,37 +77,6 @@ impl Surroundings for System {
 
     fn disk_free(&self) -> u64 {
         self.host.disk_free()
-    }
-}
-
-/// Shares sealed under key slots in a file.
-struct FileVault {
-    slots: Mutex<SlotFile>,
-}
-
-impl Vault for FileVault {
-    fn seal(&self, record: [u8; 32], secret: &[u8; 32]) -> Result<Vec<u8>, String> {
-        let key = lock(&self.slots).write(record, &mut OsRng).map_err(|e| e.to_string())?;
-        seal_record(&key, &record, secret, &mut OsRng).map_err(|e| e.to_string())
-    }
-
-    fn open(&self, record: [u8; 32], sealed: &[u8]) -> Result<Zeroizing<[u8; 32]>, String> {
-        let key = lock(&self.slots).get(record).ok_or("its key slot is gone")?;
-        let opened = open_record(&key, &record, sealed).map_err(|e| e.to_string())?;
-        let mut secret = Zeroizing::new([0; 32]);
-        if opened.len() != secret.len() {
-            return Err("the record has another size".to_owned());
-        }
-        secret.copy_from_slice(&opened);
-        Ok(secret)
-    }
-
-    fn erase(&self, record: [u8; 32]) -> Result<(), String> {
-        lock(&self.slots).erase(record).map_err(|e| e.to_string())
-    }
-
-    fn records(&self) -> Vec<[u8; 32]> {
-        lock(&self.slots).records().collect()
     }
 }
 
@@ -269,7 +237,7 @@ async fn open_core(loaded: &Loaded) -> Result<(RocksStore, FileVault, BootId), S
     }
     let boot = open_store(&store, cluster, loaded.me, random).await?;
     slots.set_sequence(boot.counter).map_err(|e| e.to_string())?;
-    Ok((store, FileVault { slots: Mutex::new(slots) }, boot))
+    Ok((store, FileVault::new(slots).map_err(|e| e.to_string())?, boot))
 }
 
 async fn serve(loaded: Loaded, host: Host, closing: &mut Option<Closing>) -> Result<(), String> {

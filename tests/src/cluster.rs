@@ -17,6 +17,7 @@ use symbolon_protocol::identity::Identity;
 use tempfile::TempDir;
 
 use crate::cli::{Cli, run};
+use crate::network::Network;
 use crate::{PATIENCE, Random, binary, eventually, now_ms, say, take_turn, wait_until, workspace};
 
 /// How long a node may take to stop when it is asked to.
@@ -44,12 +45,18 @@ impl Cluster {
     /// When that does not work.
     #[must_use]
     pub fn start(count: usize) -> Self {
-        let mut cluster = Self::made(count);
-        for node in 1..=count {
-            cluster.start_node(node);
-        }
-        cluster.wait_ready();
-        cluster
+        Self::start_with(count, &[])
+    }
+
+    /// Makes a cluster whose nodes reach each other through a network that a test can disturb, and starts it.
+    ///
+    /// # Panics
+    /// When that does not work.
+    #[must_use]
+    pub fn start_on_network(count: usize) -> (Self, Network) {
+        let cluster = Self::made(count);
+        let network = Network::between(&cluster);
+        (cluster.started(), network)
     }
 
     /// Makes a cluster and starts nothing.
@@ -67,12 +74,15 @@ impl Cluster {
     /// When that does not work.
     #[must_use]
     pub fn start_with(count: usize, arguments: &[&str]) -> Self {
-        let mut cluster = Self::made_with(count, arguments);
-        for node in 1..=count {
-            cluster.start_node(node);
+        Self::made_with(count, arguments).started()
+    }
+
+    fn started(mut self) -> Self {
+        for node in 1..=self.count() {
+            self.start_node(node);
         }
-        cluster.wait_ready();
-        cluster
+        self.wait_ready();
+        self
     }
 
     fn made_with(count: usize, arguments: &[&str]) -> Self {
@@ -304,6 +314,15 @@ impl Cluster {
     #[must_use]
     pub fn administrator(&self) -> Identity {
         symbolon_client::keyfile::load(&self.cli.path("SYMBOLON_IDENTITY")).expect("the administrator's identity")
+    }
+
+    /// A node's identity.
+    ///
+    /// # Panics
+    /// When it cannot be read.
+    #[must_use]
+    pub fn identity(&self, node: usize) -> Identity {
+        symbolon_client::keyfile::load(&self.node_directory(node).join("identity")).expect("a node's identity")
     }
 
     fn log_path(&self, node: usize) -> PathBuf {

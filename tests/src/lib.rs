@@ -4,6 +4,8 @@
 //! - [`Cli`] calls `symbolon` as a person or a script would; [`Output`] is what came of it.
 //! - [`Raw`] speaks to a node without the client library, for what no honest client would send.
 //! - [`hurt`] hurts the disks of nodes.
+//! - [`network`] stands between the nodes and delays, holds, loses or cuts what they say; [`proxy`] is how.
+//! - [`load`] signs while something else happens.
 //! - [`hostile`] has members that break the rules: a node that lies to clients, one that attacks its peers.
 //!
 //! Tests wait for conditions and never for time alone. Only one cluster runs at once on a machine, whichever test binary or
@@ -22,6 +24,9 @@ mod cli;
 mod cluster;
 pub mod hostile;
 pub mod hurt;
+pub mod load;
+pub mod network;
+pub mod proxy;
 mod raw;
 
 use std::fs::File;

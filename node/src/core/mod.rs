@@ -140,6 +140,8 @@ pub(crate) struct Inner<C: NodeTypes, T, S: Store, E> {
     pub(crate) applied: watch::Sender<Option<u64>>,
     /// Wakes the reconciler.
     pub(crate) wake: tokio::sync::Notify,
+    /// Attempts begin or end.
+    pub(crate) began: tokio::sync::Notify,
     /// What peers said of themselves, and when.
     pub(crate) heard: Mutex<BTreeMap<NodeId, Heard<C>>>,
     /// Attempts that run here, by ceremony digest.
@@ -248,6 +250,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
             log,
             applied: watch::Sender::new(applied),
             wake: tokio::sync::Notify::new(),
+            began: tokio::sync::Notify::new(),
             heard: Mutex::new(BTreeMap::new()),
             ceremonies: Mutex::new(BTreeMap::new()),
             early: Mutex::new(VecDeque::new()),
@@ -281,6 +284,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         core.measure_keys().map_err(|e| e.to_string())?;
         let _task = C::spawn(core.clone().follow_events(happened));
         let _task = C::spawn(core.clone().keep_fresh());
+        let _task = C::spawn(core.clone().join_for_ever());
         let _task = C::spawn(core.clone().reconcile_for_ever());
         let _task = C::spawn(core.clone().found_cluster());
         let _task = C::spawn(core.clone().sweep_nonces());

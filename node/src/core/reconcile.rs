@@ -63,7 +63,21 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
                 }
             }
         }
+        self.0.began.notify_one();
         self.0.wake.notify_one();
+    }
+
+    /// Joins attempts as soon as they begin; the reconciler's other work may take long.
+    pub(crate) async fn join_for_ever(self) {
+        loop {
+            if self.admitted()
+                && let Err(refusal) = self.join_operations()
+            {
+                tracing::warn!(%refusal, "this node could not join the attempts that run");
+            }
+            let woken = self.0.began.notified();
+            let _ = C::timeout(self.0.timing.reconcile, woken).await;
+        }
     }
 
     pub(crate) async fn reconcile_for_ever(self) {
@@ -81,7 +95,6 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
 
     async fn reconcile(&self) -> Result<(), Refusal> {
         self.finish_erasures().await?;
-        self.join_operations()?;
         self.endorse().await?;
         self.ask_for_members().await?;
         self.pay_witnesses().await?;
@@ -259,17 +272,18 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         let cluster = records::cluster(&tables).map_err(|e| self.fail(&e))?;
         let now = cluster.time_ms.min(self.now_ms());
         let owed = owed_erasures(&tables, self.0.me, now, BATCH).map_err(|e| self.fail(&e))?;
-        let mut proofs = Vec::new();
-        for OwedErasure { key, version, below } in owed {
+        // At the same time, so that they share their syncs.
+        let erased = owed.into_iter().map(|OwedErasure { key, version, below }| async move {
             self.erase_shares_below(&key, version, below).await?;
             let payload = Erasure::payload(&key, version, below, self.0.me);
             let signature = self.0.identity.sign(Domain::Erased, &self.0.cluster, &payload);
             tracing::info!(%key, %version, %below, "shares that are no longer needed are erased");
-            proofs.push(Payload::Erased(Erasure { key, version, below, node: self.0.me, signature }));
-        }
-        // Not ordered now means ordered in a later round: the erasure is done already.
-        let ordered = proofs.iter().map(|proof| self.propose(proof, Duration::from_secs(3)));
-        futures::future::join_all(ordered).await;
+            let proof = Payload::Erased(Erasure { key, version, below, node: self.0.me, signature });
+            // Not ordered now means ordered in a later round: the erasure is done already.
+            let _ = self.propose(&proof, Duration::from_secs(3)).await;
+            Ok::<(), Refusal>(())
+        });
+        futures::future::try_join_all(erased).await?;
         Ok(())
     }
 

@@ -82,6 +82,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         // A slot without a record is left over from a crash in the middle of an earlier try.
         self.0.vault.erase(id).map_err(failed)?;
         let sealed = self.0.vault.seal(id, secret.expose()).map_err(failed)?;
+        self.0.vault.synced().await.map_err(failed)?;
         let record = ShareRecord { core: core.digest(), sealed: Bytes(sealed) };
         let mut batch = Batch::default();
         batch.put(Column::Private, private::share(&core.key, core.version, core.epoch), encode(&record));
@@ -144,8 +145,13 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
     }
 
     async fn finish_erasure(&self, intent: &[u8], record: &[u8], id: [u8; 32]) -> Result<(), Refusal> {
-        lock(&self.0.keys).clear();
-        self.0.vault.erase(id).map_err(|what| {
+        let key: KeyId = Wire::take(&mut Reader::new(record.get(1..).unwrap_or_default()))?;
+        lock(&self.0.keys).remove(&key);
+        let erased = match self.0.vault.erase(id) {
+            Ok(()) => self.0.vault.synced().await,
+            Err(what) => Err(what),
+        };
+        erased.map_err(|what| {
             self.stop(format!("a key slot cannot be overwritten: {what}"));
             Refusal::new(ErrorCode::StorageFailed, what)
         })?;

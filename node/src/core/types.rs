@@ -5,6 +5,7 @@ use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use openraft::impls::leader_id_std;
 use openraft::vote::RaftLeaderId;
 use openraft::{EmptyNode, Entry, EntryPayload, LogId, RaftTypeConfig, StoredMembership, Vote};
@@ -152,7 +153,8 @@ pub trait Surroundings: Clone + Send + Sync + 'static {
 
 /// Where shares rest. A record without its key slot is noise.
 pub trait Vault: Send + Sync + 'static {
-    /// Makes a key slot for a record, durable before this returns, and seals a share under it.
+    /// Makes a key slot for a record and seals a share under it. The slot is durable once [`Vault::synced`], asked for
+    /// afterwards, completes.
     ///
     /// # Errors
     /// What the operator should know.
@@ -164,11 +166,21 @@ pub trait Vault: Send + Sync + 'static {
     /// What the operator should know: no slot, or a damaged record.
     fn open(&self, record: [u8; 32], sealed: &[u8]) -> Result<Zeroizing<[u8; 32]>, String>;
 
-    /// Overwrites the key slot of a record, durable before this returns. A record without a slot is erased already.
+    /// Erases the key slot of a record. It is overwritten on disk once [`Vault::synced`], asked for afterwards, completes. A
+    /// record without a slot is erased already.
     ///
     /// # Errors
     /// What the operator should know.
     fn erase(&self, record: [u8; 32]) -> Result<(), String>;
+
+    /// Completes when every slot that was made or erased before is so on disk. Those who wait at the same time share one sync.
+    /// At once, where slots need no sync.
+    ///
+    /// # Errors (of the future)
+    /// What the operator should know; no change is durable any more then.
+    fn synced(&self) -> BoxFuture<'static, Result<(), String>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
 
     /// Records that have a slot.
     fn records(&self) -> Vec<[u8; 32]>;

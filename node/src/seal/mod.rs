@@ -9,13 +9,13 @@
 //!    and kept in RocksDB.
 //!
 //! A RocksDB delete does not erase: old values stay in older files, in the write-ahead log and in backups.
-//! So erasing a record means overwriting its slot. After [`SlotFile::erase`] has returned, every copy of
-//! the sealed record, wherever it is, is noise.
+//! So erasing a record means overwriting its slot. Once the changes after [`SlotFile::remove`] are written,
+//! every copy of the sealed record, wherever it is, is noise.
 //!
 //! # What this guarantees
 //!
 //! - A disk or a backup without the root gives neither shares nor wrapping keys.
-//! - [`SlotFile::write`] and [`SlotFile::erase`] return only when both copies of the slot are synced.
+//! - [`Changes::write`] returns only when both copies of every slot that changed are synced.
 //! - A crash at any point leaves at least one good copy of every slot; the other is repaired at open.
 //! - A slot moved to another place, another copy, another node or another cluster is refused.
 //! - One copy of a slot put back to an older state loses against the other, newer copy.
@@ -38,9 +38,11 @@ mod record;
 mod root;
 mod secret;
 mod slots;
+mod vault;
 
 pub use error::SealError;
 pub use passphrase::{PassphraseSource, SEAL_PARAMS_FILE};
 pub use record::{RECORD_OVERHEAD, WrappingKey, open_record, seal_record};
 pub use root::{KeyFile, SealKey};
-pub use slots::{RecordId, SlotFile};
+pub use slots::{Changes, RecordId, SlotFile, Written};
+pub use vault::FileVault;

@@ -1,7 +1,8 @@
 //! The key-slot file: one wrapping key for each record, overwritten in place when the record is erased.
 //!
 //! See `layout` for the bytes. Every change is written and synced on side A, then on side B; so at any
-//! moment at least one side of every slot is whole, and the newer of two whole sides is the truth.
+//! moment at least one side of every slot is whole, and the newer of two whole sides is the truth. Changes
+//! that wait at the same time share the two syncs.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,10 +10,13 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rand_core::{CryptoRng, OsRng, RngCore};
 use tracing::warn;
 
+use self::changes::Change;
+pub use self::changes::{Changes, Written};
 use self::layout::{
     Content, FileKeys, Header, HeaderSide, MAX_SLOTS, PAGE_LEN, REGION_LEN, SLOT_LEN, SLOTS_PER_SEGMENT, Sequence,
     Side, Slot,
@@ -22,6 +26,7 @@ use super::files::{PRIVATE_MODE, io_error, sync_parent};
 use super::record::WrappingKey;
 use super::root::SealKey;
 
+mod changes;
 mod layout;
 #[cfg(test)]
 #[expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
@@ -39,13 +44,15 @@ const FIRST_GENERATION: u64 = 1;
 /// [`SealError::SlotFileStopped`], and the node must stop. The next open reads what is really there.
 pub struct SlotFile {
     path: PathBuf,
-    file: File,
+    file: Arc<File>,
     keys: FileKeys,
     header: Header,
     sequence: Sequence,
     used: BTreeMap<RecordId, UsedSlot>,
     /// Generation of each free slot, by position.
     free: BTreeMap<u32, u64>,
+    /// Changed in memory and not yet on disk, in the order of the changes.
+    changed: Vec<Change>,
     stopped: bool,
 }
 
@@ -119,13 +126,13 @@ impl SlotFile {
         Ok(slots)
     }
 
-    /// Gives `record` a slot with a fresh random wrapping key. Both sides are synced when this returns; the
-    /// file grows when it is full.
+    /// Gives `record` a slot with a fresh random wrapping key, on disk once the next [`Changes`] are; the file grows
+    /// when it is full.
     ///
     /// # Errors
     /// [`SealError::RecordPresent`]; [`SealError::SlotFileFull`]; [`SealError::SlotFileStopped`];
     /// [`SealError::RandomUnavailable`]; [`SealError::Io`].
-    pub fn write(&mut self, record: RecordId, rng: &mut (impl RngCore + CryptoRng)) -> Result<WrappingKey, SealError> {
+    pub fn add(&mut self, record: RecordId, rng: &mut (impl RngCore + CryptoRng)) -> Result<WrappingKey, SealError> {
         self.check_running()?;
         if self.used.contains_key(&record) {
             // A new key in its place would turn the sealed record into noise.
@@ -140,26 +147,44 @@ impl SlotFile {
         let generation = next(old)?;
         let key = WrappingKey::generate(rng)?;
         let slot = Slot { generation, content: Content::Used { record, key: key.duplicate() } };
-        self.commit(position, &slot, rng)?;
+        self.change(position, &slot, rng)?;
         self.free.remove(&position);
         self.adopt(position, slot)?;
         Ok(key)
     }
 
-    /// Erases the wrapping key of `record`: both sides of its slot are overwritten and synced when this
-    /// returns. A record without a slot is erased already.
+    /// Erases the wrapping key of `record`: here at once, on disk once the next [`Changes`] are. A record without a slot is
+    /// erased already, or is so with those.
     ///
     /// # Errors
-    /// [`SealError::SlotFileStopped`]; [`SealError::RandomUnavailable`]; [`SealError::Io`]. After an error
-    /// the record counts as not erased.
-    pub fn erase(&mut self, record: RecordId) -> Result<(), SealError> {
+    /// [`SealError::SlotFileStopped`]; [`SealError::RandomUnavailable`].
+    pub fn remove(&mut self, record: RecordId) -> Result<(), SealError> {
         self.check_running()?;
         let Some(used) = self.used.get(&record) else { return Ok(()) };
         let (position, generation) = (used.position, next(used.generation)?);
-        self.commit(position, &Slot { generation, content: Content::Free }, &mut OsRng)?;
+        self.change(position, &Slot { generation, content: Content::Free }, &mut OsRng)?;
         self.used.remove(&record);
         self.free.insert(position, generation);
         Ok(())
+    }
+
+    /// Takes what has been changed and is not on disk, to be written; [`SlotFile::settle`] is to be told how that ended.
+    ///
+    /// # Errors
+    /// [`SealError::SlotFileStopped`].
+    pub fn changes(&mut self) -> Result<Changes, SealError> {
+        self.check_running()?;
+        Ok(Changes { file: Arc::clone(&self.file), changes: std::mem::take(&mut self.changed) })
+    }
+
+    /// Takes note of how writing ended.
+    ///
+    /// # Errors
+    /// [`SealError::Io`] when it failed; everything that was changed since then counts as not done.
+    pub fn settle(&mut self, written: Written) -> Result<(), SealError> {
+        // A second try after a failed one may succeed without the data being there: never try again.
+        self.stopped |= written.is_err();
+        written.map_err(|(action, error)| io_error(action, &self.path)(error))
     }
 
     /// Stores the sequence number of the last critical synced write of the store; one sync. A number equal
@@ -205,12 +230,13 @@ impl SlotFile {
         }
         Ok(Self {
             path: path.to_owned(),
-            file,
+            file: Arc::new(file),
             keys,
             header: Header { capacity: 0, generation: 0 },
             sequence: Sequence { value: 0, generation: 0 },
             used: BTreeMap::new(),
             free: BTreeMap::new(),
+            changed: Vec::new(),
             stopped: false,
         })
     }
@@ -370,13 +396,12 @@ impl SlotFile {
         Ok(())
     }
 
-    /// Writes and syncs a slot, side A before side B. Memory is the caller's to change, afterwards.
-    fn commit(&mut self, position: u32, slot: &Slot, rng: &mut (impl RngCore + CryptoRng)) -> Result<(), SealError> {
-        // Both sealed before the first is written: a lack of randomness in between would leave them unequal.
+    /// Seals a slot for the next [`Changes`]. The rest of memory is the caller's to change, afterwards.
+    fn change(&mut self, position: u32, slot: &Slot, rng: &mut (impl RngCore + CryptoRng)) -> Result<(), SealError> {
         let a = self.keys.seal_slot(Side::A, position, slot, rng)?;
         let b = self.keys.seal_slot(Side::B, position, slot, rng)?;
-        self.put(Side::A.slot_offset(position), &a)?;
-        self.put(Side::B.slot_offset(position), &b)
+        self.changed.push(Change { position, a, b });
+        Ok(())
     }
 
     fn write_sequence(&mut self, sequence: Sequence) -> Result<(), SealError> {

@@ -89,6 +89,23 @@ fn assert_both_sides_equal(bench: &Bench) {
     }
 }
 
+impl SlotFile {
+    fn flush(&mut self) -> Result<(), SealError> {
+        let written = self.changes()?.write();
+        self.settle(written)
+    }
+    /// Adds a record that is on disk afterwards.
+    fn write(&mut self, record: RecordId, rng: &mut OsRng) -> Result<WrappingKey, SealError> {
+        let key = self.add(record, rng)?;
+        self.flush().map(|()| key)
+    }
+    /// Removes a record that is off the disk afterwards.
+    fn erase(&mut self, record: RecordId) -> Result<(), SealError> {
+        self.remove(record)?;
+        self.flush()
+    }
+}
+
 #[test]
 fn what_was_written_is_there_after_reopening() {
     let bench = Bench::new();
@@ -422,15 +439,47 @@ fn after_a_failed_write_everything_is_refused() {
     let bench = Bench::with_records(1);
     let mut slots = bench.open().unwrap();
     // A handle that cannot write stands in for a failing disk.
-    slots.file = File::open(&bench.path).unwrap();
+    slots.file = Arc::new(File::open(&bench.path).unwrap());
     assert!(matches!(slots.erase(record(0)), Err(SealError::Io { action: "write", .. })));
-    slots.file = OpenOptions::new().read(true).write(true).open(&bench.path).unwrap();
+    slots.file = Arc::new(OpenOptions::new().read(true).write(true).open(&bench.path).unwrap());
     assert!(matches!(slots.erase(record(0)), Err(SealError::SlotFileStopped { .. })));
     assert!(matches!(slots.write(record(5), &mut OsRng), Err(SealError::SlotFileStopped { .. })));
     assert!(matches!(slots.set_sequence(1), Err(SealError::SlotFileStopped { .. })));
-    assert!(slots.get(record(0)).is_some());
     drop(slots);
-    bench.open().unwrap().erase(record(0)).unwrap();
+    let mut slots = bench.open().unwrap();
+    assert!(slots.get(record(0)).is_some(), "it was not erased");
+    slots.erase(record(0)).unwrap();
+}
+
+/// A crash may come before the changes, or after side A of all of them; the last change of a slot counts.
+#[test]
+fn changes_that_share_their_syncs_are_all_there_or_each_as_before() {
+    let bench = Bench::with_records(3);
+    let mut slots = bench.open().unwrap();
+    let kept = key_bytes(&slots, record(2));
+    let before = bench.bytes();
+    slots.remove(record(0)).unwrap();
+    let added = *slots.add(record(7), &mut OsRng).unwrap().secret().expose();
+    slots.remove(record(1)).unwrap();
+    assert!(slots.get(record(0)).is_none() && key_bytes(&slots, record(7)) == added, "at once in memory");
+    assert!(bench.bytes() == before, "written too early");
+    slots.flush().unwrap();
+    let after = bench.bytes();
+    drop(slots);
+
+    // Side A of every slot is new, side B is not.
+    let mut halfway = before.clone();
+    for position in 0..3 {
+        halfway[range(Side::A, position)].copy_from_slice(&after[range(Side::A, position)]);
+    }
+    for bytes in [after, halfway] {
+        fs::write(&bench.path, bytes).unwrap();
+        let slots = bench.open().unwrap();
+        assert_eq!(slots.records().collect::<Vec<_>>(), [record(2), record(7)]);
+        assert_eq!((key_bytes(&slots, record(2)), key_bytes(&slots, record(7))), (kept, added));
+    }
+    fs::write(&bench.path, before).unwrap();
+    assert_eq!(bench.open().unwrap().records().collect::<Vec<_>>(), [record(0), record(1), record(2)]);
 }
 
 #[test]
