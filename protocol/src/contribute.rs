@@ -47,6 +47,17 @@ impl Permit {
     pub fn core(&self) -> &Arc<CertificateCore> {
         &self.core
     }
+    /// Whether shares that were made with a version may leave under this permit: a rotation since then took that right away.
+    ///
+    /// # Errors
+    /// `epoch_changed`.
+    pub fn covers(&self, version: KeyVersion) -> Result<(), Refusal> {
+        if version == self.core.version {
+            return Ok(());
+        }
+        let message = format!("key `{}` was rotated to version {}", self.core.name, self.core.version);
+        Err(Refusal::new(ErrorCode::EpochChanged, message))
+    }
     /// A permit for tests of the machines behind this door.
     #[cfg(test)]
     pub(crate) fn for_test(request: Digest, core: CertificateCore) -> Self {

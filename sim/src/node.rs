@@ -236,7 +236,8 @@ impl Node {
             keeper,
             barriers: barrier::Barriers::default(),
             wanted: BTreeMap::new(),
-            counter: 0,
+            // A late answer to what was asked before this start answers nothing.
+            counter: boot.counter << 32,
             silent: BTreeMap::new(),
         };
         node.find_owed()?;

@@ -61,7 +61,7 @@ impl Options {
     #[must_use]
     pub fn draw(seed: u64) -> Self {
         let mut draw = Draw::new(seed, "options");
-        let nodes = draw.pick(&[2, 3, 3, 3, 3, 3, 4, 5]).unwrap_or(3);
+        let nodes = draw.pick(&[2, 3, 3, 3, 3, 4, 4, 5]).unwrap_or(3);
         let mut ids: Vec<NodeId> = (1..=nodes).filter_map(NodeId::new).collect();
         draw.shuffle(&mut ids);
         // Heads need a majority of the voters, so an honest one must be left.
@@ -94,7 +94,7 @@ impl Options {
             // Within a twentieth of each other.
             drift: some(700, 12, 24),
             slow_ms: some(500, 50, 2_500),
-            siege: small(some(700, 300, 1_000)),
+            siege: small(some(850, 500, 1_000)),
             scripted: false,
             crash_at: 0,
         }

@@ -339,6 +339,7 @@ impl World {
             now_ms: clock(self.now_ms, slot.skew_ms),
             boot_ms: slot.begun_ms + self.now_ms * slot.rate / 1000,
             slow_ms: if calm { 0 } else { self.options.slow_ms },
+            treason: !honest && self.siege_until_ms > self.now_ms,
             leader: self.order.leader,
             leads,
             bug: self.bug.filter(|_| honest),

@@ -58,6 +58,17 @@ fn honest_code_is_clean_and_the_faults_are_real() {
         situation::STOOD_BY,
         situation::OLD_ERASED,
         situation::RANKED,
+        situation::LAPSED,
+        situation::RENEWED,
+        situation::NOT_FRESH,
+        situation::EQUIVOCATED,
+        situation::AHEAD,
+        situation::NOT_READY,
+        situation::OLD_SHOWN,
+        situation::NOTICE_REFUSED,
+        situation::ENFORCED_CRASH,
+        situation::ENFORCED_BYZANTINE,
+        situation::WAITED_OUT,
     ];
     for what in met {
         assert!(sweep.count.times(what) > 0, "no seed met the situation `{what}`\n{sweep}");

@@ -201,7 +201,8 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         lock(&self.0.holder).keep(coordinator, &shares);
         // The state may have changed while the record was written: asked once more, right before the share leaves.
         self.await_fresh(&verified).await;
-        if let Err(refusal) = self.permit(&verified) {
+        // And for the version that they are of: another one may sign since.
+        if let Err(refusal) = self.permit(&verified).and_then(|permit| permit.covers(core.version)) {
             self.log_usage(coordinator, signers.request(), &verified, Some(&refusal), None)?;
             return Err(refusal);
         }

@@ -193,7 +193,7 @@ impl Node {
     /// The state changed: what was looked up in it may be another now. A planted bug goes on deciding by the old one.
     pub(super) fn forget_what_was_looked_up(&mut self, env: &Env<'_>) {
         self.keys.clear();
-        if !env.has(Bug::StalePermit) {
+        if !env.has(Bug::StalePermit) && !env.treason {
             self.standings.clear();
         }
     }
@@ -204,7 +204,7 @@ impl Node {
         let evidence = self.evidence();
         let clocks = self.clocks(env)?;
         let standing = self.standing(request)?;
-        if self.withholds(request.body(), env.now_ms) {
+        if !env.treason && self.withholds(request.body(), env.now_ms) {
             return Err(Refusal::new(ErrorCode::NotFresh, "a request that takes this right away is on its way").into());
         }
         let staleness_ms = standing.staleness_ms();

@@ -113,6 +113,8 @@ pub(crate) struct Env<'a> {
     pub(crate) boot_ms: u64,
     /// How long a slow disk takes, at most, milliseconds; 0 for a fast one.
     pub(crate) slow_ms: u64,
+    /// Whether it helps to sign with what was taken away, as evil nodes do while a siege lasts.
+    pub(crate) treason: bool,
     /// Who leads.
     pub(crate) leader: Option<NodeId>,
     /// Whether it leads.

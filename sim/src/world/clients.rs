@@ -40,9 +40,9 @@ impl World {
         }
         let taken = wish.action.takes_away().then(|| wish.clone());
         let ticket = self.clients.open(START_MS + self.now_ms, wish);
-        self.ask_again(ticket);
-        if let Some(wish) = taken {
-            self.besiege(&wish);
+        match taken.and_then(|wish| self.besiege(&wish)) {
+            Some(wait_ms) => self.push(self.now_ms + wait_ms, Event::Again { ticket, tries: 0 }),
+            None => self.ask_again(ticket),
         }
         ticket
     }

@@ -17,12 +17,12 @@ use crate::invariants::{REVOCATION_FINAL, safety};
 impl World {
     /// Somebody is about to take a right away. Now and then some nodes are to hear of it as late as can be, while clients ask
     /// them for signatures: the log is withheld from them, by an evil leader that shows them its old head or by nobody in
-    /// particular, or they are cut off together.
-    pub(super) fn besiege(&mut self, wish: &Wish) {
+    /// particular, or they are cut off together. How long the request waits for that, milliseconds.
+    pub(super) fn besiege(&mut self, wish: &Wish) -> Option<u64> {
         if self.calm_since.is_some() || !self.siege.chance(self.options.siege) {
-            return;
+            return None;
         }
-        let until_ms = self.now_ms + self.siege.between(2_500, 9_000);
+        let until_ms = self.now_ms + self.siege.between(4_000, 14_000);
         self.siege_until_ms = until_ms;
         let mut victims = self.options.honest();
         self.siege.shuffle(&mut victims);
@@ -36,6 +36,8 @@ impl World {
                 self.count.fault(fault::PARTED);
             }
             (1, Some(leader)) => {
+                // One that is missing a barrier can do without, where there are four voters or more.
+                victims.truncate(1);
                 self.order.leader = Some(leader);
                 self.withhold(&victims, until_ms);
                 let next = |node: &NodeId| self.slots.get(node)?.running.as_ref().map(crate::node::Node::next_index);
@@ -51,6 +53,7 @@ impl World {
                 self.ask(wish);
             }
         }
+        Some(self.siege.between(20, 1_200))
     }
 
     fn withhold(&mut self, victims: &[NodeId], until_ms: u64) {

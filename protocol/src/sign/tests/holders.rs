@@ -149,6 +149,15 @@ fn a_holder_signs_only_what_it_was_asked_for_with_the_right_share() {
 }
 
 #[test]
+fn a_permit_for_another_version_lets_no_share_leave() {
+    let world = World::new(&[b"one"]);
+    let permit = world.permit();
+    assert!(permit.covers(world.core.version).is_ok());
+    let other = world.core.version.next().unwrap();
+    assert_eq!(permit.covers(other).unwrap_err().code, ErrorCode::EpochChanged);
+}
+
+#[test]
 fn a_bent_package_is_refused_and_the_right_one_still_signs() {
     let mut world = World::new(&[b"one"]);
     let good = world.package(1, &[2, 3, 4, 5]);
