@@ -164,7 +164,7 @@ fn check_store(loaded: &Loaded) -> Result<String, String> {
     let named = |what: String| format!("{}: {what}", directory.display());
     let store = RocksStore::open_read_only(&directory).map_err(|e| named(e.to_string()))?;
     check_boot(&slots, &store)?;
-    examine(&store, &FileVault { slots: Mutex::new(slots) }).map_err(named)
+    examine(&store, &FileVault::new(slots).map_err(|e| e.to_string())?).map_err(named)
 }
 
 /// The slot file remembers the boot that was counted last: a store that counts lower has lost what it had written.

@@ -61,14 +61,24 @@ fn names(nodes: &BTreeSet<usize>) -> Value {
 fn whoever_slept_through_a_revocation_does_not_sign() {
     const ROUNDS: usize = 5;
     const CLIENTS: usize = 20;
-    const REQUESTS: usize = 3;
+    const REQUESTS: usize = 50;
+    /// How long holders may go on without hearing of a majority, by round.
+    const STALENESS: [&str; 2] = ["300ms", "5s"];
     let mut cluster = Cluster::start(NODES);
     let (genesis, identity) = (cluster.genesis().clone(), cluster.administrator());
     let mut random = Random::from_environment("slept through a revocation");
     let mut ends: BTreeMap<ErrorCode, usize> = BTreeMap::new();
     for round in 0..ROUNDS {
         let name = format!("round-{round}");
-        let made = cluster.cli().json(&["key", "create", &name, "--threshold", "2"]);
+        let made = cluster.cli().json(&[
+            "key",
+            "create",
+            &name,
+            "--threshold",
+            "2",
+            "--max-staleness",
+            STALENESS[round % STALENESS.len()],
+        ]);
         let key: KeyId = made["key_id"].as_str().unwrap().parse().unwrap();
         let asleep = some(&mut random, 2 - round % 2);
         let awake: Vec<String> =

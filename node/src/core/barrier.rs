@@ -20,8 +20,10 @@ use symbolon_protocol::limits;
 use symbolon_protocol::outcome::Outcome;
 use symbolon_protocol::peer::{WorkAnswer, WorkCall};
 use symbolon_protocol::request::{Action, SignedRequest, VerifiedRequest};
+use symbolon_protocol::schema::replicated;
 use symbolon_protocol::state::links;
-use symbolon_protocol::table::StoreFault;
+use symbolon_protocol::state::members::DepartedRecord;
+use symbolon_protocol::table::{StoreFault, read};
 
 use super::request::Ordered;
 use super::types::{NodeTypes, Surroundings, Transport};

@@ -1,6 +1,5 @@
 //! Making this node's own part of the replicated state true; after any crash it simply looks again.
 
-use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 use std::time::Duration;

@@ -5,6 +5,7 @@ use symbolon_protocol::state::view::{DepartedView, MemberView, MembersView};
 
 use super::super::member::role_name;
 use super::super::parse::rfc3339;
+use super::Enforcement;
 
 /// `member add`, `remove`, `replace` and `move`.
 #[derive(Debug, Serialize)]

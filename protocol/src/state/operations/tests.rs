@@ -421,7 +421,9 @@ fn shares_of_a_version_that_only_verifies_can_be_moved() {
 #[test]
 fn a_change_that_is_not_activated_is_refused_with_how_many_have() {
     let mut bench = Bench::settled(KeyState::Active);
-    bench.change(|version| drop(version.certificate.as_mut().unwrap().activated.pop_first()));
+    bench.change(|version| {
+        version.certificate.as_mut().unwrap().activated.pop_first();
+    });
     let outcome = bench.refresh();
     let Outcome::Refused(refusal) = &outcome else { unreachable!("{outcome:?}") };
     assert_eq!(refusal.code, ErrorCode::OperationRunning);
