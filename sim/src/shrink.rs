@@ -44,7 +44,9 @@ fn smaller(options: &Options) -> Vec<Options> {
         |o| half(&mut o.lag_ms),
         |o| half(&mut o.delay_ms),
         |o| half(&mut o.down_ms),
-        |o| drop(o.evil.pop_last()),
+        |o| {
+            o.evil.pop_last();
+        },
     ];
     let mut list = Vec::new();
     for change in changes {

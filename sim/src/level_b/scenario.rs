@@ -11,12 +11,13 @@ mod stores;
 mod story;
 mod upgrade;
 
+use std::collections::BTreeSet;
 use std::fmt;
 
-use symbolon_protocol::id::{KeyId, KeyVersion, NodeId};
+use symbolon_protocol::id::{Epoch, KeyId, KeyVersion, NodeId};
 use symbolon_protocol::schema::replicated;
 use symbolon_protocol::state::operation_id;
-use symbolon_protocol::state::records::VersionRecord;
+use symbolon_protocol::state::records::{self, VersionRecord};
 use symbolon_protocol::table::{Tables as _, read};
 
 use super::cluster::Cluster;
@@ -170,6 +171,16 @@ fn version_on(cluster: &Cluster, on: NodeId, key: &KeyId) -> Result<VersionRecor
     let tables = cluster.core(on)?.state_tables();
     let record = read(&tables, &replicated::version(key, KeyVersion::FIRST)).map_err(|e| e.to_string())?;
     record.ok_or_else(|| format!("node {on} does not know the key"))
+}
+
+/// Epochs before the one that signs of which enough shares may still be there, as a node has it.
+fn open_epochs(cluster: &Cluster, on: NodeId, key: &KeyId) -> Result<BTreeSet<Epoch>, String> {
+    let version = version_on(cluster, on, key)?;
+    let left = records::left(&cluster.core(on)?.state_tables(), &version).map_err(|e| e.to_string())?;
+    let signs = version.core().map(|core| core.epoch);
+    let open =
+        version.shares.iter().filter(|set| Some(set.epoch) != signs && !set.is_closed(|node| left.contains(&node)));
+    Ok(open.map(|set| set.epoch).collect())
 }
 
 /// Whether shares of its first version are being moved, as a node has it.

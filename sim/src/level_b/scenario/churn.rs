@@ -2,7 +2,6 @@
 //! node gets its share without being told, and shares that nobody will erase are counted.
 
 use std::cell::Cell;
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures::future::try_join;
@@ -18,7 +17,7 @@ use symbolon_protocol::state::view::{DepartedView, members_view};
 use tokio::time::{Instant, sleep};
 
 use super::shares::is_healed;
-use super::{is_moving, one_of, shuffled, version_on, without};
+use super::{is_moving, one_of, open_epochs, shuffled, version_on, without};
 use crate::level_b::client::{AGAIN, Client};
 use crate::level_b::cluster::{Cluster, PATIENCE, Remains, Shape};
 use crate::level_b::crowd::Crowd;
@@ -332,9 +331,8 @@ impl Run<'_> {
         cluster.until("the others to have activated", |cluster| Ok(version_on(cluster, on, &key)?.is_final())).await?;
         // Long enough for everybody who is there to erase.
         sleep(4 * AGAIN).await;
-        let open: BTreeSet<_> =
-            version_on(cluster, on, &key)?.open_epochs().iter().map(|set| Some(set.epoch)).collect();
-        if !open.contains(&old) {
+        let open = open_epochs(cluster, on, &key)?;
+        if !old.is_some_and(|old| open.contains(&old)) {
             return Err(format!("{away:?} have enough shares of epoch {old:?}, and open are {open:?}"));
         }
         if self.chance.between(0, 1) == 0 {
@@ -344,7 +342,7 @@ impl Run<'_> {
             }
             cluster.until("everybody to have a share again", |cluster| is_healed(cluster, &key)).await?;
             return cluster
-                .until("no epoch to be open", |cluster| Ok(version_on(cluster, on, &key)?.open_epochs().is_empty()))
+                .until("no epoch to be open", |cluster| Ok(open_epochs(cluster, on, &key)?.is_empty()))
                 .await;
         }
         for me in &away {
