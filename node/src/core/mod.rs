@@ -172,6 +172,8 @@ pub(crate) struct Inner<C: NodeTypes, T, S: Store, E> {
     pub(crate) asked_for_stranger: AtomicU64,
     /// Whether Raft messages are accepted: the store is the certified one.
     pub(crate) admitted: AtomicBool,
+    /// Whether a majority of the voters has another time than this node, which then does not lead.
+    pub(crate) off_time: AtomicBool,
     /// An incoming checkpoint.
     pub(crate) incoming: Mutex<Option<answer::Incoming>>,
     /// Why the node must stop.
@@ -249,6 +251,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
             kept: Mutex::default(),
             asked_for_stranger: AtomicU64::new(0),
             admitted: AtomicBool::new(false),
+            off_time: AtomicBool::new(false),
             incoming: Mutex::new(None),
             fatal: watch::Sender::new(None),
         };

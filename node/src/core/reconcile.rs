@@ -1,6 +1,7 @@
 //! Making this node's own part of the replicated state true; after any crash it simply looks again.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use openraft::async_runtime::Instant as _;
@@ -287,8 +288,23 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
                 }
                 let ahead_ms = clock_difference(status.time_ms, asked_ms, self.now_ms());
                 lock(&self.0.heard).insert(node, Heard { status, at: C::now(), ahead_ms });
+                self.lead_only_on_time();
             }
             C::sleep(PEER_ROUND).await;
+        }
+    }
+
+    /// A leader whose clock is wrong has nothing ordered: its entries are refused. So it falls silent and another is elected. The
+    /// clocks of a majority say that it is this one that is wrong.
+    fn lead_only_on_time(&self) {
+        let voters = self.voters();
+        let differ =
+            lock(&self.0.heard).iter().filter(|&(node, heard)| voters.contains(node) && heard.is_off()).count();
+        let off = differ > voters.len() / 2;
+        if self.0.off_time.swap(off, Ordering::Relaxed) != off {
+            tracing::warn!(off, "whether most voters have another time than this node; if so it does not lead");
+            self.0.raft.runtime_config().heartbeat(!off);
+            self.0.raft.runtime_config().elect(!off);
         }
     }
 

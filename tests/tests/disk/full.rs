@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use nix::sys::signal::Signal;
 use symbolon_tests::hurt::{Disk, Memory};
 use symbolon_tests::{Cluster, PATIENCE, assert_signs, eventually, public_key, say, wait_until};
 
@@ -10,6 +11,8 @@ use super::{assert_others_sign, cluster, doctor};
 
 /// Size of a disk, MiB.
 const DISK: u64 = 1024;
+/// Leaders that go away while a clock is wrong.
+const ELECTIONS: usize = 2;
 
 /// What is said where a test is not possible.
 fn skipped(test: &str, why: &str) {
@@ -208,9 +211,25 @@ fn a_clock_that_is_a_year_off_stops_nobody_else() {
             let answer = assert_signs(&first, key, public, b"with two good clocks");
             assert!(!answer["holders"].to_string().contains("node3"), "{offset}: {answer}");
         }
-        // Changes are ordered too.
-        first.ok(&["key", "suspend", "two"]);
-        first.ok(&["key", "resume", "two"]);
+        // Changes are ordered too, and when the leader is away for a while the wrong clock does not keep its place.
+        for _ in 0..ELECTIONS {
+            let leader = cluster.leader();
+            assert!(leader != 3, "{offset}: a node whose clock is wrong leads");
+            let other = cluster.cli_at(3 - leader);
+            cluster.signal(leader, Signal::SIGSTOP);
+            eventually("somebody else to lead", PATIENCE, || {
+                let led = other.call(&["status", "-o", "json"]);
+                (led.code == 0 && !led.json()["leader"].is_null() && led.json()["leader"] != format!("node{leader}"))
+                    .then_some(())
+            });
+            cluster.signal(leader, Signal::SIGCONT);
+            wait_until("a change to be ordered", PATIENCE, || {
+                matches!(other.call(&["key", "suspend", "two"]).code, 0 | 5) && other.state("two", 1) == "suspended"
+            });
+            wait_until("a change to be ordered", PATIENCE, || {
+                matches!(other.call(&["key", "resume", "two"]).code, 0 | 5) && other.state("two", 1) == "active"
+            });
+        }
         // A share of that node is for nobody.
         assert!(first.sign("three", b"x").code == 4, "{offset}: a node whose clock is wrong signed");
     }
