@@ -353,7 +353,8 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
     /// clocks of a majority say that it is this one that is wrong.
     fn lead_only_on_time(&self) {
         let voters = self.voters();
-        let differ = lock(&self.0.heard).iter().filter(|&(node, heard)| voters.contains(node) && heard.is_off()).count();
+        let differ =
+            lock(&self.0.heard).iter().filter(|&(node, heard)| voters.contains(node) && heard.is_off()).count();
         let off = differ > voters.len() / 2;
         if self.0.off_time.swap(off, Ordering::Relaxed) != off {
             tracing::warn!(off, "whether most voters have another time than this node; if so it does not lead");
