@@ -8,6 +8,9 @@ use crate::count::{Counters, fault};
 use crate::draw::Draw;
 use crate::options::Options;
 
+/// Messages of a thousand that are held back from and to nodes that the log does not reach.
+const HELD_BACK: u32 = 150;
+
 /// The network.
 pub(crate) struct Network {
     draw: Draw,
@@ -91,6 +94,11 @@ impl Network {
         }
         if self.severed(from, to, now_ms) {
             return Vec::new();
+        }
+        let besieged = |node| self.withheld.get(&node).is_some_and(|until| *until > now_ms);
+        if (besieged(from) || besieged(to)) && self.draw.chance(HELD_BACK) {
+            count.fault(fault::SPIKE);
+            return vec![now_ms + self.draw.between(200, 4_000)];
         }
         self.arrivals(options, count, now_ms)
     }

@@ -42,7 +42,7 @@ use crate::disk::{Batch, Column, Disk, Map};
 use crate::invariants::promises;
 
 pub(crate) use self::hold::{ShareRecord, has_usage_record, usable_share};
-pub(crate) use self::surroundings::{Env, Frame, Out, Released, Reply, Seen, Timer};
+pub(crate) use self::surroundings::{Env, Frame, Out, Permitted, Released, Reply, Seen, Timer};
 use self::want::{Asker, Want};
 
 /// Why a node does not go on.

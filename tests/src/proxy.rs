@@ -302,12 +302,13 @@ mod tests {
     #[tokio::test]
     async fn a_cut_line_resets_what_is_open_and_what_comes() {
         let (mut stream, there, _back, _tasks) = echo().await;
+        let address = stream.peer_addr().unwrap();
         exchange(&mut stream, b"x").await.unwrap();
         there.set(Line::flowing(Flow::Cut));
         let mut got = [0; 1];
         let end = timeout(SOON, stream.read(&mut got)).await.unwrap();
         assert!(end.is_err(), "{end:?}");
-        let mut next = TcpStream::connect(stream.peer_addr().unwrap()).await.unwrap();
+        let mut next = TcpStream::connect(address).await.unwrap();
         let end = timeout(SOON, exchange(&mut next, b"x")).await.unwrap();
         assert!(end.is_err(), "{end:?}");
     }

@@ -114,7 +114,7 @@ fn a_change_of_shares_that_failed_names_who_was_at_fault() {
 
 #[test]
 fn a_version_that_was_withdrawn_is_not_waited_for() {
-    for (state, over) in [(KeyState::Suspended, false), (KeyState::Rotated, true), (KeyState::Revoked, true)] {
+    for (state, over) in [(KeyState::Suspended, false), (KeyState::Rotated, false), (KeyState::Revoked, true)] {
         let seen = seen(renewed(1), 9, |version| version.state = state);
         let code = seen.map_or_else(|error| Some(error.code()), |_| None);
         assert_eq!(code, over.then_some(ErrorCode::WrongState), "{state}");

@@ -257,13 +257,14 @@ impl Oracle {
             }
             Seen::Promised(sound) => sound.clone(),
             Seen::Released(released) => {
-                self.gone.check(node, released)?;
+                self.gone.check(node, &released.permitted)?;
                 self.proved.check(node, released)?;
                 self.asked.check(node, released)?;
                 usage_first::check(node, released, disk)?;
                 self.nonces.check(node, released)
             }
             Seen::Blamed { culprits, what } => no_false_blame::coordinator(&self.evil, node, culprits, what),
+            Seen::Permitted(permitted) => self.gone.check(node, permitted),
             Seen::Position { position, log_end } => position_durable::check(node, position, *log_end, disk),
             Seen::Equivocates(liar) => {
                 self.proved.add(node, *liar);

@@ -1,5 +1,5 @@
 //! What was taken away is gone, in true time: once a client accepted that as enforced against crashes or liars, and no more lie
-//! than that allows for, no share leaves any honest holder with it, on any side of any partition.
+//! than that allows for, no honest holder decides for a request with it and no share of one leaves, on any side of any partition.
 //!
 //! That is more than that no later request is signed: a signature needs a share of an honest holder.
 
@@ -9,11 +9,9 @@ use symbolon_protocol::id::{KeyId, KeyVersion, NodeId};
 use symbolon_protocol::identity::PublicKey;
 use symbolon_protocol::lifecycle::{Event, KeyState, Verdict, decide};
 use symbolon_protocol::outcome::Outcome;
-use symbolon_protocol::request::RequestBody;
-use symbolon_protocol::wire::decode;
 
 use super::{REVOCATION_FINAL, Violation, safety};
-use crate::node::Released;
+use crate::node::Permitted;
 
 /// What is gone.
 #[derive(Default)]
@@ -58,16 +56,15 @@ impl Gone {
         self.clients.insert(client);
     }
 
-    /// Shares leave an honest holder.
-    pub(super) fn check(&self, node: NodeId, released: &Released) -> Result<(), Violation> {
-        let Released { key, version, .. } = released;
-        let body: Option<RequestBody> = decode(&released.request.body.0).ok();
-        let of_client = body.is_some_and(|body| self.clients.contains(&body.client));
+    /// An honest holder decided for a request, or its share leaves.
+    pub(super) fn check(&self, node: NodeId, permitted: &Permitted) -> Result<(), Violation> {
+        let Permitted { key, version, client } = permitted;
+        let of_client = self.clients.contains(client);
         let rotated = self.rotated.get(key).is_some_and(|newest| version < newest);
         if !of_client && !rotated && !self.versions.contains(&(*key, *version)) {
             return Ok(());
         }
         let what = if of_client { "a client that is removed" } else { "a version that was taken away" };
-        Err(safety(REVOCATION_FINAL, format!("node {node} gave a share for {what}: key {key}, version {version}")))
+        Err(safety(REVOCATION_FINAL, format!("node {node} contributed for {what}: key {key}, version {version}")))
     }
 }

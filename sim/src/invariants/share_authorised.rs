@@ -19,11 +19,12 @@ impl Asked {
     }
 
     pub(super) fn check(&self, node: NodeId, released: &Released) -> Result<(), Violation> {
-        let asked = |message: &Bytes| self.0.contains(&(released.key, MessageDigest::of(&message.0).digest));
+        let asked = |message: &Bytes| self.0.contains(&(released.permitted.key, MessageDigest::of(&message.0).digest));
         if !released.messages.is_empty() && released.messages.iter().all(asked) {
             return Ok(());
         }
-        let what = format!("node {node} released a share of key {} for what no client asked for", released.key);
+        let what =
+            format!("node {node} released a share of key {} for what no client asked for", released.permitted.key);
         Err(safety(SHARE_AUTHORISED, what))
     }
 }

@@ -19,7 +19,7 @@ use symbolon_protocol::usage::{NO_RECORD, UsageRecord};
 use symbolon_protocol::wire::{decode, encode};
 
 use super::want::Made;
-use super::{Env, Halt, Node, Released, Seen, Stop};
+use super::{Env, Halt, Node, Permitted, Released, Seen, Stop};
 use crate::bugs::Bug;
 use crate::count::situation;
 use crate::disk::{Batch, Column, Map};
@@ -256,6 +256,8 @@ impl Node {
     ) -> Result<Commitments, Stop> {
         self.usage.check_replay(&verified.body().request_id, &round1.request)?;
         let permit = self.permit(env, verified)?;
+        let (key, version, client) = (permit.key(), permit.version(), verified.body().client);
+        env.saw(Seen::Permitted(Box::new(Permitted { key, version, client })));
         let key = self.loaded(permit.core())?;
         let share = key.share.as_ref().ok_or_else(|| no_share(self.me, &key.core))?;
         let context = Context { now_ms: env.now_ms, coordinator, permit: &permit, share, identity: &self.identity };
@@ -320,8 +322,7 @@ impl Node {
         let staleness_ms = self.staleness_ms(verified.body())?;
         let own = signers.round2().signers.iter().find(|signer| signer.node == self.me);
         let released = Released {
-            key: *key,
-            version: *version,
+            permitted: Permitted { key: *key, version: *version, client: verified.body().client },
             counted: self.counted(env, staleness_ms),
             request: signers.request().clone(),
             messages: self.asked.get(&(coordinator, shares.session)).cloned().unwrap_or_default(),

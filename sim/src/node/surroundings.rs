@@ -4,6 +4,7 @@ use symbolon_protocol::certificate::KeyCertificate;
 use symbolon_protocol::error::Refusal;
 use symbolon_protocol::fresh::{Position, Report};
 use symbolon_protocol::id::{Digest, Epoch, KeyId, KeyVersion, NodeId};
+use symbolon_protocol::identity::PublicKey;
 use symbolon_protocol::outcome::Outcome;
 use symbolon_protocol::peer::WorkAnswer;
 use symbolon_protocol::request::SignedRequest;
@@ -57,6 +58,8 @@ pub(crate) enum Seen {
     Staged { key: KeyId, version: KeyVersion, epoch: Epoch, share: [u8; 32] },
     /// A payload is to be ordered: whether it follows what the node has applied.
     Promised(Result<(), Violation>),
+    /// As a holder it decides that a request may be signed with a version, and gives commitments.
+    Permitted(Box<Permitted>),
     /// Signature shares leave.
     Released(Box<Released>),
     /// As a coordinator it says that nodes broke the protocol.
@@ -69,11 +72,18 @@ pub(crate) enum Seen {
     Equivocates(NodeId),
 }
 
+/// What a holder decided.
+#[derive(Debug)]
+pub(crate) struct Permitted {
+    pub(crate) key: KeyId,
+    pub(crate) version: KeyVersion,
+    pub(crate) client: PublicKey,
+}
+
 /// Signature shares as they leave a holder.
 #[derive(Debug)]
 pub(crate) struct Released {
-    pub(crate) key: KeyId,
-    pub(crate) version: KeyVersion,
+    pub(crate) permitted: Permitted,
     pub(crate) request: SignedRequest,
     /// The messages that the coordinator sent.
     pub(crate) messages: Vec<Bytes>,
