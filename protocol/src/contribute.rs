@@ -200,3 +200,117 @@ pub fn may_contribute<T: Tables>(
     let clocks = Clocks { now_ms, state_ms: records::cluster(tables)?.time_ms };
     Ok(Standing::of(tables, request)?.and_then(|standing| standing.may_contribute(node, clocks, request, fresh)))
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::*;
+    use crate::id::{ClusterId, RequestId};
+    use crate::identity::Identity;
+    use crate::lifecycle::KeyState;
+    use crate::request::{MessageDigest, RequestBody, SignedRequest, VersionSelector};
+    use crate::sign::arithmetic::testing::core_of;
+
+    const NOW: u64 = 1_800_000_000_000;
+    const EXPIRES: u64 = NOW + 60_000;
+    const CLOCKS: Clocks = Clocks { now_ms: NOW, state_ms: NOW };
+
+    fn node(number: u16) -> NodeId {
+        NodeId::new(number).unwrap()
+    }
+
+    /// Of a key in this state that expires at this time; nodes 1 to 3 are its holders.
+    fn standing(state: KeyState, expires_ms: Option<u64>) -> Standing {
+        let core = core_of([1; 32], 2, &[1, 2, 3].map(|number| (node(number), [2; 32])));
+        let version = VersionRecord {
+            number: core.version,
+            state,
+            created_ms: NOW,
+            expires_ms,
+            reason: None,
+            roster: core.roster.clone(),
+            threshold: core.threshold,
+            attempts: Vec::new(),
+            epoch: core.epoch,
+            certificate: None,
+            retiring: None,
+            shares: Vec::new(),
+            stale: BTreeSet::new(),
+            committed_ms: NOW,
+            refresh_ms: None,
+            healed: BTreeMap::new(),
+            destruction: None,
+        };
+        Standing { core: Arc::new(core), purpose: Purpose::Sign, version, staleness_ms: 1_000 }
+    }
+
+    /// A signature with this key is asked for, from [`NOW`] to [`EXPIRES`].
+    fn request(key: KeyId) -> VerifiedRequest {
+        let (client, cluster) = (Identity::from_seed(&[4; 32]), ClusterId::from_bytes([7; 32]));
+        let body = RequestBody {
+            cluster,
+            client: client.public(),
+            request_id: RequestId::from_bytes([5; 16]),
+            not_before_ms: NOW,
+            expires_ms: EXPIRES,
+            action: Action::Sign,
+            key: Some(key),
+            version: VersionSelector::Active,
+            purpose: Purpose::Sign,
+            payload_type: "raw".to_owned(),
+            context: BTreeMap::new(),
+            messages: vec![MessageDigest::of(b"message")],
+        };
+        SignedRequest::sign(&body, &client).verify(&cluster).unwrap()
+    }
+
+    /// What is decided when the evidence is this, and whether it was asked for.
+    fn ask(
+        standing: &Standing,
+        number: u16,
+        clocks: Clocks,
+        request: &VerifiedRequest,
+        evidence: Result<Fresh, Refusal>,
+    ) -> (Result<(), ErrorCode>, bool) {
+        let mut asked = false;
+        let decided = standing.may_contribute(node(number), clocks, request, || {
+            asked = true;
+            evidence
+        });
+        (decided.map(|_| ()).map_err(|refusal| refusal.code), asked)
+    }
+
+    #[test]
+    fn who_is_refused_for_another_reason_is_not_asked_for_evidence() {
+        let active = standing(KeyState::Active, None);
+        let (own, other) = (request(active.core.key), request(KeyId::from_bytes([9; 32])));
+        let clocks = |now_ms, state_ms| Clocks { now_ms, state_ms };
+        let behind = clocks(NOW, NOW - limits::STATE_BEHIND_MS - 1);
+        let suspended = standing(KeyState::Suspended, None);
+        let expired = standing(KeyState::Active, Some(NOW));
+        let cases = [
+            ("state behind", &active, 1, behind, &own, ErrorCode::NotFresh),
+            ("too early", &active, 1, clocks(NOW - 1, NOW), &own, ErrorCode::RequestNotYetValid),
+            ("too late by the clock", &active, 1, clocks(EXPIRES, NOW), &own, ErrorCode::RequestExpired),
+            ("too late by state time", &active, 1, clocks(NOW, EXPIRES), &own, ErrorCode::RequestExpired),
+            ("another key", &active, 1, CLOCKS, &other, ErrorCode::WrongState),
+            ("suspended", &suspended, 1, CLOCKS, &own, ErrorCode::WrongState),
+            ("past its date", &expired, 1, CLOCKS, &own, ErrorCode::WrongState),
+            ("no holder", &active, 4, CLOCKS, &own, ErrorCode::EpochChanged),
+        ];
+        for (why, standing, number, clocks, request, code) in cases {
+            assert_eq!(ask(standing, number, clocks, request, Ok(Fresh::for_test())), (Err(code), false), "{why}");
+        }
+    }
+
+    #[test]
+    fn a_permit_takes_evidence() {
+        let active = standing(KeyState::Active, None);
+        let own = request(active.core.key);
+        let stale = Err(Refusal::new(ErrorCode::NotFresh, "no evidence"));
+        assert_eq!(ask(&active, 1, CLOCKS, &own, stale), (Err(ErrorCode::NotFresh), true));
+        assert_eq!(ask(&active, 1, CLOCKS, &own, Ok(Fresh::for_test())), (Ok(()), true));
+    }
+}

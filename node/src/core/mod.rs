@@ -219,6 +219,8 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         let log = RaftLog::new(store.clone());
         let cluster = parts.genesis.cluster_id();
         let keeper = lease::Keeper::open::<C, S>(parts.me, cluster, &store, log.clone()).await?;
+        // Before anything runs here: no share is staged meanwhile, and no erasure is vouched for.
+        shares::erase_lone_slots(&store, parts.vault.as_ref()).await?;
         let voters = parts.genesis.voters().len();
         let append = parts.timing.heartbeat * 4;
         let network = RaftNetwork::new(parts.me, parts.transport.clone(), store.clone(), voters, append);

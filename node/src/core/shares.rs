@@ -3,6 +3,8 @@
 //! Written in this order: key slot, synced; record, synced. Erased in this order: intent, synced; slot overwritten, synced;
 //! record removed. So after any crash it is clear what was meant.
 
+use std::collections::BTreeSet;
+
 use symbolon_protocol::certificate::CertificateCore;
 use symbolon_protocol::error::{ErrorCode, Refusal};
 use symbolon_protocol::generate::ShareSecret;
@@ -67,6 +69,33 @@ pub fn check_shares<S: Store>(store: &S, vault: &impl Vault) -> Result<(usize, V
     }
 }
 
+/// Erases every key slot whose record is not in the store, on disk before it returns: a crash came between slot and record, or
+/// an older slot file was put back and brought the keys of erased shares with it. Only while nothing is staged, since a slot
+/// comes before its record.
+///
+/// # Errors
+/// What the operator should know: the store cannot be read, or a slot cannot be overwritten.
+pub(crate) async fn erase_lone_slots<S: Store>(store: &S, vault: &dyn Vault) -> Result<(), String> {
+    let mut lone: BTreeSet<[u8; 32]> = vault.records().into_iter().collect();
+    let mut after = Vec::new();
+    loop {
+        let page = store.scan(Column::Private, private::SHARES, &after, 256).map_err(|e| e.to_string())?;
+        let Some((last, _)) = page.last() else { break };
+        after.clone_from(last);
+        for (key, _) in &page {
+            lone.remove(tagged_hash(RECORD_ID, key).as_bytes());
+        }
+    }
+    if lone.is_empty() {
+        return Ok(());
+    }
+    tracing::warn!(slots = lone.len(), "key slots without a share are erased");
+    for record in lone {
+        vault.erase(record)?;
+    }
+    vault.synced().await
+}
+
 impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
     /// Seals a share and stores it, durable before this returns; gives it back as re-read from the store and unsealed.
     pub(crate) async fn stage_share(
@@ -79,7 +108,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
             Refusal::new(ErrorCode::StorageFailed, "a share cannot be stored")
         };
         let id = record_id(&core.key, core.version, core.epoch);
-        // A slot without a record is left over from a crash in the middle of an earlier try.
+        // An earlier try may have left a slot.
         self.0.vault.erase(id).map_err(failed)?;
         let sealed = self.0.vault.seal(id, secret.expose()).map_err(failed)?;
         self.0.vault.synced().await.map_err(failed)?;
@@ -209,5 +238,55 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         let of_generation = |attempt: &AttemptRecord| attempt.trigger == Trigger::Generate && attempt.fault.is_some();
         let ended = record.attempts.iter().any(|attempt| attempt.epoch == epoch && of_generation(attempt));
         Ok((ended && replaced) || (record.state == KeyState::Failed && old))
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use rand_core::OsRng;
+
+    use super::*;
+    use crate::core::door::bench::{MemoryStore, voter_with};
+    use crate::seal::{FileVault, KeyFile, SlotFile};
+
+    const CLUSTER: [u8; 32] = [0xc1; 32];
+    const NODE: u16 = 2;
+
+    /// More shares than one page of the store.
+    const SHARES: u32 = 300;
+
+    /// Stages a share, as far as its slot and, if told, its record. Returns the slot's name.
+    fn stage(vault: &FileVault, store: &MemoryStore, epoch: u32, recorded: bool) -> [u8; 32] {
+        let (key, version, epoch) = (KeyId::from_bytes([3; 32]), KeyVersion::FIRST, Epoch::new(epoch).unwrap());
+        let id = record_id(&key, version, epoch);
+        let sealed = vault.seal(id, &[5; 32]).unwrap();
+        if recorded {
+            let record = ShareRecord { core: Digest::from_bytes([4; 32]), sealed: Bytes(sealed) };
+            let mut batch = Batch::default();
+            batch.put(Column::Private, private::share(&key, version, epoch), encode(&record));
+            store.write(batch).unwrap();
+        }
+        id
+    }
+
+    #[tokio::test]
+    async fn a_start_erases_the_slots_without_a_record_and_no_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let seal = KeyFile::at(directory.path().join("seal.key")).create(&mut OsRng).unwrap();
+        let path = directory.path().join("slots");
+        let vault = FileVault::new(SlotFile::create(&path, &seal, CLUSTER, NODE).unwrap()).unwrap();
+        let store = MemoryStore::default();
+        let recorded: BTreeSet<_> = (1..=SHARES).map(|epoch| stage(&vault, &store, epoch, true)).collect();
+        let lone = [SHARES + 1, SHARES + 2].map(|epoch| stage(&vault, &store, epoch, false));
+        vault.synced().await.unwrap();
+        assert!(lone.iter().all(|id| vault.records().contains(id)), "the slots without a record are there");
+
+        let _voter = voter_with(NODE, store, Box::new(vault)).await;
+        // A copy says what is on disk; the file itself is locked.
+        let copy = directory.path().join("copy");
+        std::fs::copy(&path, &copy).unwrap();
+        let left: BTreeSet<_> = SlotFile::open(&copy, &seal, CLUSTER, NODE).unwrap().records().collect();
+        assert!(left == recorded, "{} slots are left of {SHARES} with a record", left.len());
     }
 }

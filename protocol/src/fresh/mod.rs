@@ -31,6 +31,14 @@ pub use withdrawn::{Subject, Withdrawals};
 #[derive(Debug)]
 pub struct Fresh(());
 
+impl Fresh {
+    /// A proof for tests of who asks for it.
+    #[cfg(test)]
+    pub(crate) fn for_test() -> Self {
+        Self(())
+    }
+}
+
 /// How many voters it takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quorums {

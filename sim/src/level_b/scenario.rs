@@ -50,7 +50,7 @@ pub enum Scenario {
     Clocks = 8,
     /// A leader and voters that lie.
     Liars = 9,
-    /// Stores that are empty, old or there twice, and voters that left.
+    /// Stores that are empty, old or there twice.
     Stores = 10,
 }
 

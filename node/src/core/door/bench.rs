@@ -174,7 +174,12 @@ fn genesis() -> Genesis {
 
 /// Starts a voter that takes Raft messages, with an empty log and the tables of genesis.
 pub(crate) async fn voter(number: u16) -> Voter {
-    let (genesis, store, me) = (Arc::new(genesis()), MemoryStore::default(), node(number));
+    voter_with(number, MemoryStore::default(), Box::new(NoVault)).await
+}
+
+/// The same, on a store and a vault that may hold something.
+pub(crate) async fn voter_with(number: u16, store: MemoryStore, vault: Box<dyn Vault>) -> Voter {
+    let (genesis, me) = (Arc::new(genesis()), node(number));
     let boot = open_store(&store, genesis.cluster_id(), me, [9; 16]).await.unwrap();
     let parts = Parts {
         me,
@@ -184,7 +189,7 @@ pub(crate) async fn voter(number: u16) -> Voter {
         store,
         transport: Alone,
         surroundings: Still,
-        vault: Box::new(NoVault),
+        vault,
         timing: Timing::default(),
         usage_bytes: 1 << 20,
         backend: Backend::default(),
