@@ -205,29 +205,29 @@ pub const fn is_majority(some: usize, voters: usize) -> bool {
     some > voters / 2
 }
 
-/// A voter's signature over the head of a link; ordered, so that every node has it.
+/// A signature over the head of a link; ordered, so that every node has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endorsement {
     /// The version that the link made.
     pub version: u64,
-    /// A voter of the version before.
+    /// A voter of the version before, or a member.
     pub node: NodeId,
     /// Over the head of the link's place.
     pub signature: Signature,
 }
 crate::wire_struct!(Endorsement { version, node, signature });
 
-/// The voters from before a change whose signature over the head of its link verifies.
+/// Who of these nodes, such as the voters from before a change, has a signature over the head of its link that verifies.
 #[must_use]
 pub fn endorsers(
     cluster: &ClusterId,
-    voters: &BTreeMap<NodeId, PublicKey>,
+    nodes: &BTreeMap<NodeId, PublicKey>,
     head: &Head,
     heads: &BTreeMap<NodeId, Signature>,
 ) -> BTreeSet<NodeId> {
     let payload = encode(head);
     let good = heads.iter().filter(|(node, signature)| {
-        voters.get(node).is_some_and(|key| key.verifies(Domain::Head, cluster, &payload, signature))
+        nodes.get(node).is_some_and(|key| key.verifies(Domain::Head, cluster, &payload, signature))
     });
     good.map(|(node, _)| *node).collect()
 }

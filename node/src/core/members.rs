@@ -184,7 +184,8 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         Ok(voters)
     }
 
-    /// Signs changes of the membership, as a voter from before them. From then on it must know of them: they are durable first.
+    /// Signs changes of the membership, as a voter from before them or as a member. From then on it must know of them: they are
+    /// durable first.
     pub(crate) async fn endorse(&self) -> Result<(), Refusal> {
         let owed = links::owed_endorsements(&self.tables(), self.0.me).map_err(|e| self.fail(&e))?;
         if owed.is_empty() {
@@ -200,7 +201,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         Ok(())
     }
 
-    /// Whether an endorsement is one that a voter owes, before it fills the log.
+    /// Whether an endorsement is one that a node owes, before it fills the log.
     pub(crate) fn check_endorsement(&self, endorsement: &Endorsement) -> Result<(), Refusal> {
         let owed = links::owed_endorsements(&self.tables(), endorsement.node).map_err(|e| self.fail(&e))?;
         if owed.iter().any(|(version, _)| *version == endorsement.version) {

@@ -2,7 +2,8 @@
 //!
 //! A holder that never heard of a change asks the voters from before it. A link proves the change with a majority of them, and
 //! that leaves so many that they and one liar are a majority, too. Only when as many as a barrier needs have signed something
-//! that lies behind the change can nobody hold a lease under the old set: by heads of the link, or by later positions.
+//! that lies behind the change can nobody hold a lease under the old set: by heads of the link, or by later positions. Or when
+//! all have whose lease could matter.
 
 use std::collections::BTreeSet;
 
@@ -15,26 +16,41 @@ use crate::id::NodeId;
 pub struct Electorate {
     /// The voters.
     pub voters: BTreeSet<NodeId>,
-    /// Who of them signed the head of the change that ended this electorate.
+    /// Whose leases could rest on them: members of then, without those that left since. These have no share that is needed, or
+    /// one that counts as leaked.
+    pub lessees: BTreeSet<NodeId>,
+    /// Who signed the head of the change that ended this electorate.
     pub passed: BTreeSet<NodeId>,
 }
 
 impl Electorate {
-    /// Of voters of whom nobody is known to know more.
+    /// Of voters who are all the members, and of whom nobody is known to know more.
     #[must_use]
-    pub const fn of(voters: BTreeSet<NodeId>) -> Self {
-        Self { voters, passed: BTreeSet::new() }
+    pub fn of(voters: BTreeSet<NodeId>) -> Self {
+        Self { lessees: voters.clone(), voters, passed: BTreeSet::new() }
     }
 
     /// Voters who neither signed the change nor are among these.
     pub fn missing(&self, confirmed: impl Fn(NodeId) -> bool) -> impl Iterator<Item = NodeId> {
-        self.voters.iter().copied().filter(move |node| !self.passed.contains(node) && !confirmed(*node))
+        self.voters.iter().copied().filter(move |node| !self.knows(*node, &confirmed))
+    }
+
+    /// Lessees of whom the same is true.
+    pub fn lessees_missing(&self, confirmed: impl Fn(NodeId) -> bool) -> impl Iterator<Item = NodeId> {
+        self.lessees.iter().copied().filter(move |node| !self.knows(*node, &confirmed))
+    }
+
+    fn knows(&self, node: NodeId, confirmed: impl Fn(NodeId) -> bool) -> bool {
+        self.passed.contains(&node) || confirmed(node)
     }
 
     /// Against whom it is certain that no lease rests on these voters any more, when these nodes have confirmed.
     #[must_use]
     pub fn level(&self, confirmed: impl Fn(NodeId) -> bool) -> Enforced {
         let quorums = Quorums::of(self.voters.len());
+        if self.lessees_missing(&confirmed).next().is_none() {
+            return Enforced::Byzantine;
+        }
         match self.voters.len() - self.missing(confirmed).count() {
             count if count >= quorums.barrier => Enforced::Byzantine,
             count if count >= quorums.lease => Enforced::Crash,

@@ -31,7 +31,7 @@ pub struct Report {
     pub staleness_ms: u64,
     /// That the entry is in the history of everybody in `positions`; none where there is nobody.
     pub place: Option<Place>,
-    /// Heads of links, by voters from before whose change those in `positions` are too few to speak for all of them.
+    /// Signed heads of links, where those in `positions` are too few to speak for the voters from before.
     pub endorsements: Vec<Endorsement>,
 }
 crate::wire_struct!(Report { index, enforced, positions, holders, staleness_ms, place, endorsements });
@@ -211,23 +211,31 @@ impl Report {
             return Err(format!("that says `{}` where {missing} voters are missing", self.enforced.name()));
         }
         let mut missing: BTreeSet<NodeId> = self.holders.iter().copied().filter(|node| !has(*node)).collect();
-        let short = electorates.iter().filter(|electorate| electorate.level(has) < Enforced::Byzantine);
-        missing.extend(short.chain(electorates.last()).flat_map(|electorate| electorate.missing(has)));
+        if let Some((newest, former)) = electorates.split_last() {
+            missing.extend(newest.missing(has));
+            for short in former.iter().filter(|electorate| electorate.level(has) < Enforced::Byzantine) {
+                missing.extend(short.missing(has).chain(short.lessees_missing(has)));
+            }
+        }
         Ok(Checked { enforced: self.enforced, missing, index: self.index })
     }
 
     /// On whom a lease may rest over a state without the entry: the voters of every version that began before it.
     fn electorates(&self, expected: &Expected<'_>) -> Vec<Electorate> {
         let followed = expected.followed;
-        let begun = followed.links().iter().take_while(|link| link.place.head.index < self.index).count();
-        let versions = (0..).zip(1..).take(begun.saturating_add(1));
+        let before = |end: u64| followed.links().iter().take_while(|link| link.place.head.index < end).count();
+        let versions = (0..).zip(1..).take(before(self.index).saturating_add(1));
+        let stayed = followed.at(before(self.index.saturating_add(1)) as u64);
         let electorate = |(version, next): (u64, u64)| {
-            let voters = followed.at(version)?.voters();
-            let mut electorate = Electorate::of(voters.keys().copied().collect());
+            let (then, stayed) = (followed.at(version)?, stayed?);
+            let members: BTreeMap<_, _> = then.members.iter().map(|(node, member)| (*node, member.key)).collect();
+            let lessees = members.keys().copied().filter(|node| stayed.members.contains_key(node)).collect();
+            let voters = then.voters().into_keys().collect();
+            let mut electorate = Electorate { voters, lessees, passed: BTreeSet::new() };
             if let Some(link) = followed.links().get(usize::try_from(version).ok()?) {
                 let told = self.endorsements.iter().filter(|endorsement| endorsement.version == next);
                 let told = told.map(|endorsement| (endorsement.node, endorsement.signature)).collect();
-                electorate.passed = endorsers(&expected.cluster, &voters, &link.place.head, &told);
+                electorate.passed = endorsers(&expected.cluster, &members, &link.place.head, &told);
                 electorate.passed.extend(link.heads.keys());
             }
             Some(electorate)

@@ -2,7 +2,8 @@
 //! never have heard that the voters are others?
 //!
 //! Of three voters one is replaced. Voter 0 lies, is a voter before and after, and its friend leads: each node is shown as much of
-//! the history as the leader likes. One honest holder is observed; it asks the voters of the state that it has.
+//! the history as the leader likes. One honest holder is observed; it asks the voters of the state that it has. It is a member, as are
+//! the voters; whoever was replaced holds no share.
 
 use stateright::{Model, Property};
 
@@ -21,6 +22,8 @@ enum Bug {
     OldForgotten,
     /// The barrier asks those from before only.
     NewForgotten,
+    /// The voters that stayed are taken for all members that did.
+    HolderForgotten,
     /// The barrier answers at once when both sets are complete.
     NoWait,
 }
@@ -57,6 +60,8 @@ struct Holder {
     liar_counts: bool,
     /// Ticks that count against the lease.
     lease: Option<u8>,
+    /// The barrier has its signature over the head of the change.
+    told: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -84,6 +89,8 @@ enum Act {
     LiarAnswers,
     /// A signed head of the change, or a position, comes to the barrier.
     Tell(usize),
+    /// The holder's signed head of the change does.
+    HolderTells,
     BarrierAnswers,
 }
 
@@ -117,7 +124,9 @@ impl Voters {
         let before = 1 + state.voters.iter().filter(|voter| voter.before && voter.told >= Changed).count();
         let after = 1 + state.voters.iter().filter(|voter| voter.after && voter.told == Revoked).count();
         let of_before = if self.has(Bug::OldForgotten) { M } else { B };
-        let complete = before >= of_before && (after >= B || self.has(Bug::NewForgotten));
+        let mut stayed = state.voters.iter().filter(|voter| voter.before && voter.after);
+        let passed = stayed.all(|voter| voter.told >= Changed) && (state.holder.told || self.has(Bug::HolderForgotten));
+        let complete = (before >= of_before || passed) && (after >= B || self.has(Bug::NewForgotten));
         if state.barrier == Barrier::Gathering && complete {
             state.barrier = Barrier::Waiting(0);
         }
@@ -152,6 +161,9 @@ impl Voters {
             }
             Act::LiarAnswers if state.holder.question.is_some() => state.holder.liar_counts = true,
             Act::Tell(at) if state.barrier == Barrier::Gathering => state.voters[at].told = state.voters[at].position,
+            Act::HolderTells if state.barrier == Barrier::Gathering => {
+                state.holder.told = state.holder.position != Before;
+            }
             Act::BarrierAnswers => match state.barrier {
                 Barrier::Waiting(age) if age == W || self.has(Bug::NoWait) => state.barrier = Barrier::Answered,
                 _ => return None,
@@ -181,14 +193,14 @@ impl Model for Voters {
     fn init_states(&self) -> Vec<State> {
         let voter = |before, after| Voter { before, after, position: Before, answer: None, told: Before };
         vec![State {
-            holder: Holder { position: Before, question: None, liar_counts: false, lease: None },
+            holder: Holder { position: Before, question: None, liar_counts: false, lease: None, told: false },
             voters: [voter(true, true), voter(true, false), voter(false, true)],
             barrier: Barrier::Gathering,
         }]
     }
 
     fn actions(&self, state: &State, acts: &mut Vec<Act>) {
-        acts.extend([Act::Tick, Act::ShowHolder, Act::Ask, Act::LiarAnswers, Act::BarrierAnswers]);
+        acts.extend([Act::Tick, Act::ShowHolder, Act::Ask, Act::LiarAnswers, Act::HolderTells, Act::BarrierAnswers]);
         for at in 0..state.voters.len() {
             acts.extend([Act::ShowVoter(at), Act::Answer(at), Act::Tell(at)]);
         }
@@ -209,6 +221,10 @@ impl Model for Voters {
             Property::sometimes("the barrier answers though the holder heard of nothing", |_, state: &State| {
                 state.barrier == Barrier::Answered && state.holder.position == Before
             }),
+            Property::sometimes("the barrier answers without the voter that left", |_, state: &State| {
+                let left = state.voters.iter().find(|voter| !voter.after);
+                state.barrier == Barrier::Answered && left.is_some_and(|voter| voter.told == Before)
+            }),
             Property::sometimes("a holder that obeys is fresh after the barrier", |_, state: &State| {
                 state.barrier == Barrier::Answered && state.holder.position == Revoked && state.holder.lease.is_some()
             }),
@@ -223,7 +239,7 @@ fn the_voters_from_before_a_change_are_waited_for() {
 
 #[test]
 fn every_planted_bug_is_found() {
-    for bug in [Bug::OldForgotten, Bug::NewForgotten, Bug::NoWait] {
+    for bug in [Bug::OldForgotten, Bug::NewForgotten, Bug::HolderForgotten, Bug::NoWait] {
         super::found("change of voters", SILENT, bug, Voters { planted: Some(bug) });
     }
 }

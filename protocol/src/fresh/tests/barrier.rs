@@ -109,7 +109,7 @@ fn the_same_request_goes_on_where_it_was() {
 #[test]
 fn voters_from_before_a_change_are_waited_for_too() {
     // 4 and 5 left; three of five had signed that when it began.
-    let before = |passed: &[u16]| Electorate { voters: nodes(1..=5), passed: nodes(passed.iter().copied()) };
+    let before = |passed: &[u16]| Electorate { passed: nodes(passed.iter().copied()), ..Electorate::of(nodes(1..=5)) };
     let now = || Electorate::of([1, 2, 3, 6, 7].map(node).into());
     let mut barrier = Barrier::new(R, vec![before(&[1, 2, 3]), now()], BTreeMap::new());
     assert_eq!(barrier.missing(), nodes(1..=7));
@@ -128,5 +128,29 @@ fn voters_from_before_a_change_are_waited_for_too() {
     assert_eq!(barrier.progress(0, 40, everybody), Progress::Done(Enforced::Byzantine));
     // Not even a majority of those from before knows of the change.
     barrier.set_electorates(50, vec![Electorate::of(nodes(8..=12)), now()]);
+    assert_eq!(barrier.progress(0, limits::BARRIER_MS, everybody), Progress::Done(Enforced::No));
+}
+
+#[test]
+fn voters_from_before_a_change_are_done_with_when_all_who_stayed_know_more() {
+    // 4 and 5 left; 8 does not vote. Three voters had signed the change when it began.
+    let before = |passed: &[u16]| {
+        let (voters, lessees) = (nodes(1..=5), nodes([1, 2, 3, 8]));
+        Electorate { voters, lessees, passed: nodes(passed.iter().copied()) }
+    };
+    let now = || Electorate::of([1, 2, 3, 6, 7].map(node).into());
+    let mut barrier = Barrier::new(R, vec![before(&[1, 2, 3]), now()], BTreeMap::new());
+    for number in [1, 2, 6, 7] {
+        barrier.take(10, honest(number, 0, R));
+    }
+    assert_eq!(barrier.progress(0, limits::BARRIER_MS, everybody), Progress::Done(Enforced::Crash));
+    // It signs the change, or says where it is.
+    barrier.set_electorates(20, vec![before(&[1, 2, 3, 8]), now()]);
+    assert_eq!(barrier.progress(0, 20, everybody), Progress::Done(Enforced::Byzantine));
+    barrier.set_electorates(30, vec![before(&[1, 2, 3]), now()]);
+    barrier.take(40, honest(8, 0, R));
+    assert_eq!(barrier.progress(0, 40, everybody), Progress::Done(Enforced::Byzantine));
+    // They do not speak for the voters of now.
+    barrier.set_electorates(50, vec![before(&[1, 2, 3]), Electorate::of(nodes(8..=12))]);
     assert_eq!(barrier.progress(0, limits::BARRIER_MS, everybody), Progress::Done(Enforced::No));
 }

@@ -11,6 +11,8 @@ use crate::id::{Name, RequestId};
 use crate::membership::Followed;
 use crate::outcome::Outcome;
 use crate::request::{Action, Grant, Purpose, RequestBody, Role, SignedRequest, VersionSelector};
+use crate::state::links::endorsements_beside;
+use crate::state::members::tests::{World as Members, add, replace};
 use crate::state::records::ClientRecord;
 use crate::state::{apply, records};
 use crate::table::{Overlay, write_to};
@@ -222,18 +224,25 @@ fn a_request_that_was_not_ordered_is_not_believed() {
 /// Five voters; 5 is replaced by 6, which so many of them sign, and a client is removed behind that. The report of the removal,
 /// with positions of so many nodes.
 fn behind_a_change(signed: &[u16], confirmed: &[u16]) -> (Followed, Report, SignedRequest, Outcome) {
-    use crate::state::links::endorsements_beside;
-    use crate::state::members::tests::{World as Members, replace};
-    let mut world = Members::new(5);
+    behind(Members::new(5), replace(5, 6), signed, confirmed)
+}
+
+fn behind(
+    mut world: Members,
+    change: Action,
+    signed: &[u16],
+    confirmed: &[u16],
+) -> (Followed, Report, SignedRequest, Outcome) {
     let grant = Grant { role: Role::Signer, keys: "*".to_owned() };
     world.ask(Action::AddClient { name: name("bob"), key: identity(111).public(), grant });
-    world.ask(replace(5, 6));
+    world.ask(change);
     signed.iter().for_each(|number| assert!(world.endorse(*number)));
     let request = world.signed(100, Action::RemoveClient { name: name("bob") });
     let (index, outcome, placed) = world.place(&request);
     let head = history::root_at(&world.tables, index).unwrap().unwrap();
     let cluster = world.genesis.cluster_id();
-    let sign = |of: &u16| Position { membership: 1, ..position(*of, 0, index, head) }.sign(&identity(*of), &cluster);
+    let membership = world.membership().version;
+    let sign = |of: &u16| Position { membership, ..position(*of, 0, index, head) }.sign(&identity(*of), &cluster);
     let positions: Vec<_> = confirmed.iter().map(sign).collect();
     let place = placed.place(&world.tables, [index]).unwrap();
     let nodes = confirmed.iter().map(|number| node(*number)).collect();
@@ -283,5 +292,38 @@ fn endorsements_that_a_client_has_not_seen_count_when_they_verify() {
         lie.iter_mut().for_each(change);
         found.1.endorsements = lie;
         assert!(believed(&found, &found.1).is_err());
+    }
+}
+
+#[test]
+fn all_members_that_stayed_speak_for_the_voters_from_before() {
+    // Of three voters 3 is gone for good; 7 is a learner.
+    let replaced = |signed: &[u16], confirmed: &[u16]| {
+        let mut world = Members::new(3);
+        world.change(add(7, MemberRole::Learner));
+        behind(world, replace(3, 4), signed, confirmed)
+    };
+    let open = replaced(&[1, 2], &[1, 2, 4]);
+    assert!(believed(&open, &open.1).unwrap_err().contains("missing"), "7 may go by what 3 and a liar say");
+    let crash = Report { enforced: Enforced::Crash, ..open.1.clone() };
+    let (followed, _, request, outcome) = &open;
+    let claim = Claim::Request(request, outcome, crash.index);
+    let checked = crash.check(&Expected { cluster: followed.cluster(), followed, claim }).unwrap();
+    assert_eq!(checked.missing, BTreeSet::from([node(3), node(7)]), "either of them would do");
+    let confirmed = replaced(&[1, 2], &[1, 2, 4, 7]);
+    assert_eq!(believed(&confirmed, &confirmed.1), Ok(Enforced::Byzantine));
+    // The learner has signed the change; the client takes that from the report.
+    let signed = replaced(&[1, 2, 4, 7], &[1, 2, 4]);
+    assert_eq!(believed(&signed, &signed.1), Ok(Enforced::Byzantine));
+    for change in [
+        |told: &mut Vec<crate::membership::Endorsement>| told.retain(|endorsement| endorsement.node != node(7)),
+        |told: &mut Vec<crate::membership::Endorsement>| {
+            let other = told[0].signature;
+            told.iter_mut().for_each(|endorsement| endorsement.signature = other);
+        },
+    ] {
+        let mut lie = signed.1.clone();
+        change(&mut lie.endorsements);
+        assert!(believed(&signed, &lie).is_err());
     }
 }

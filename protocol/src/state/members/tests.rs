@@ -166,7 +166,7 @@ impl World {
         let outcome = self.ask(action);
         assert!(matches!(outcome, Outcome::MembershipChanged { .. }), "{outcome:?}");
         for number in before {
-            self.endorse(number);
+            while self.endorse(number) {}
         }
     }
 
@@ -177,7 +177,7 @@ impl World {
         self.raft(&[&wanted]);
     }
 
-    /// A voter signs what it owes; true when it owed something.
+    /// A node signs the first change that it owes; true when it owed something.
     pub(crate) fn endorse(&mut self, number: u16) -> bool {
         let owed = owed_endorsements(&self.tables, node(number)).unwrap();
         let Some((version, head)) = owed.first().copied() else { return false };

@@ -39,26 +39,27 @@ fn the_next_change_waits_until_the_one_before_is_proved() {
     assert!(world.links().is_empty() && !is_proved(&world.tables, 1).unwrap());
     assert_eq!(world.code(add(5, MemberRole::Learner)), ErrorCode::OperationRunning);
     assert_eq!(world.code(appoint("third", 102)), ErrorCode::OperationRunning);
-    assert!(world.endorse(1));
-    assert_eq!(world.code(add(5, MemberRole::Learner)), ErrorCode::OperationRunning);
+    assert!(world.endorse(1) && world.endorse(4));
+    assert_eq!(world.code(add(5, MemberRole::Learner)), ErrorCode::OperationRunning, "a learner proves nothing");
     assert!(world.endorse(3));
     assert_eq!(world.links().len(), 1);
     // Two of three prove it. A barrier needs the third, too; then nobody has anything to sign any more.
-    assert!(!world.endorse(4) && world.endorse(2) && !world.endorse(2));
+    assert!(world.endorse(2) && !world.endorse(2));
     world.change(add(5, MemberRole::Learner));
 }
 
 #[test]
-fn endorsements_are_of_voters_from_before_and_verify() {
+fn endorsements_are_of_voters_from_before_or_members_and_verify() {
     let mut world = World::new(3);
     world.ask(replace(3, 4));
     let (version, head) = owed_endorsements(&world.tables, node(3)).unwrap()[0];
     assert_eq!((version, head.membership), (1, 1), "the one that leaves votes on it, and the head names what comes");
-    assert_eq!(owed_endorsements(&world.tables, node(4)).unwrap(), []);
+    assert_eq!(owed_endorsements(&world.tables, node(4)).unwrap(), [(version, head)], "who comes says it, too");
+    assert_eq!(owed_endorsements(&world.tables, node(5)).unwrap(), []);
     let cluster = world.genesis.cluster_id();
     let signed = |by: u16, domain| identity(by).sign(domain, &cluster, &encode(&head));
     for (by, signature) in
-        [(4, signed(4, Domain::Head)), (1, signed(2, Domain::Head)), (1, signed(1, Domain::Position))]
+        [(5, signed(5, Domain::Head)), (1, signed(2, Domain::Head)), (1, signed(1, Domain::Position))]
     {
         let outcome = world.order(Payload::Endorse(Endorsement { version, node: node(by), signature }));
         assert!(matches!(outcome, Outcome::Refused(Refusal { code: ErrorCode::BadSignature, .. })), "{outcome:?}");
@@ -143,18 +144,59 @@ fn each_of_several_changes_is_waited_for() {
     // Two are gone for good and are replaced, one after the other.
     signed_by(&mut world, replace(4, 6), &[1, 2, 3]);
     world.raft(&[&[1, 2, 3, 5, 6]]);
+    assert!(world.endorse(6), "a member that came says that it knows");
     signed_by(&mut world, replace(5, 7), &[1, 2, 3, 6]);
     world.raft(&[&[1, 2, 3, 6, 7]]);
     let later = world.index;
     assert_eq!(electorates(&world.tables, later).unwrap().len(), 2, "the second change ended what was before it");
-    assert_eq!(level(&world, later, &[1, 2, 3, 6, 7]), Enforced::Crash, "the two may live on, cut off");
-    assert_eq!(level(&world, later, &[1, 2, 3, 4, 6, 7]), Enforced::Byzantine);
+    assert_eq!(level(&world, later, &[1, 2, 3, 6]), Enforced::Crash, "the two may live on, and 7 go by what they say");
+    assert_eq!(level(&world, later, &[1, 2, 3, 4, 6]), Enforced::Byzantine);
+    assert_eq!(level(&world, later, &[1, 2, 3, 6, 7]), Enforced::Byzantine, "all who are left know of both");
     // What is shown beside positions: of the first change all that there is, of the second what the positions lack.
     let beside = |confirmed: &[u16]| -> Vec<(u64, u16)> {
         let list = endorsements_beside(&world.tables, later, &nodes(confirmed)).unwrap();
         list.iter().map(|endorsement| (endorsement.version, endorsement.node.get())).collect()
     };
-    assert_eq!(beside(&[1, 2, 3, 6, 7]), [(1, 1), (1, 2), (1, 3)]);
+    assert_eq!(beside(&[1, 2, 3, 6, 7]), [], "all who are left speak for everything before");
+    let first = [(1, 1), (1, 2), (1, 3), (1, 6)];
+    assert_eq!(beside(&[1, 2, 3, 6]), first);
     let second = [(2, 1), (2, 2), (2, 3), (2, 6)];
-    assert_eq!(beside(&[1, 2, 3, 7]), [&[(1, 1), (1, 2), (1, 3)][..], &second].concat());
+    assert_eq!(beside(&[1, 2, 3, 7]), [first, second].concat());
+}
+
+/// Of three voters and a learner, 4. One of them, 3, is gone for good: 5 has its place.
+fn without_the_third() -> World {
+    let mut world = World::new(3);
+    world.settle(add(4, MemberRole::Learner));
+    signed_by(&mut world, replace(3, 5), &[1, 2]);
+    world.raft(&[&[1, 2, 5]]);
+    world
+}
+
+#[test]
+fn members_that_stayed_end_the_leases_from_before_without_those_that_left() {
+    let mut world = without_the_third();
+    let later = world.index;
+    // The learner may hold a lease by the word of 3 and a liar.
+    assert_eq!(level(&world, later, &[1, 2, 5]), Enforced::Crash);
+    assert_eq!(level(&world, later, &[1, 2, 4, 5]), Enforced::Byzantine, "it knows more: nobody else is left");
+    assert_eq!(electorates(&world.tables, later).unwrap().len(), 2);
+    assert!(world.endorse(5));
+    assert_eq!(level(&world, later, &[1, 2, 5]), Enforced::Crash);
+    assert!(world.endorse(4) && !world.endorse(4));
+    assert_eq!(electorates(&world.tables, later).unwrap().len(), 1, "that is kept, and 3 is asked no more");
+    assert_eq!(level(&world, later, &[1, 2, 5]), Enforced::Byzantine);
+    assert_eq!(level(&world, later, &[1, 2, 4]), Enforced::Crash, "of now a barrier needs all three");
+}
+
+#[test]
+fn who_left_before_an_entry_is_not_waited_for() {
+    let mut world = without_the_third();
+    let earlier = world.index - 1;
+    world.change(remove(4));
+    assert!(!world.endorse(4), "who left and did not vote owes nothing");
+    assert_eq!(level(&world, world.index, &[1, 2, 5]), Enforced::Byzantine);
+    // Who has walked no further than this entry still counts the learner.
+    assert_eq!(level(&world, earlier, &[1, 2, 5]), Enforced::Crash);
+    assert_eq!(level(&world, earlier, &[1, 2, 4, 5]), Enforced::Byzantine);
 }
