@@ -131,7 +131,8 @@ impl Bug {
     #[must_use]
     pub const fn within(self) -> u64 {
         match self {
-            Self::OwnClock => 5,
+            Self::OwnClock | Self::SignBeforeSync => 5,
+            Self::LiarCounts => 40,
             Self::ShareInLog => 10,
             Self::ReuseNonce
             | Self::ShareBeforeUsage
@@ -142,17 +143,11 @@ impl Bug {
             | Self::SameCoefficient
             | Self::SubshareToAll
             | Self::SubshareOnDisk
-            | Self::KeepCopy => 60,
-            Self::BeginAgain => 100,
+            | Self::KeepCopy
+            | Self::AnswerUnapplied => 60,
+            Self::BeginAgain | Self::MajorityBarrier => 100,
             Self::SendBeforePersist | Self::StalePermit | Self::DealAgain | Self::SamePolynomial => 150,
-            Self::ReadyLate
-            | Self::LeaderLease
-            | Self::SignBeforeSync
-            | Self::LateEvidence
-            | Self::MajorityBarrier
-            | Self::UncheckedRelease
-            | Self::LiarCounts
-            | Self::AnswerUnapplied => 300,
+            Self::ReadyLate | Self::LeaderLease | Self::LateEvidence | Self::UncheckedRelease => 300,
         }
     }
 

@@ -131,31 +131,6 @@ fn a_failing_run_is_made_smaller() {
     assert_eq!(again, Ok(Some(still)), "{}", smaller.line());
 }
 
-#[test]
-fn positions_that_are_signed_before_they_are_durable_are_found() {
-    assert_found(Bug::SignBeforeSync, 5);
-}
-
-#[test]
-fn liars_that_still_count_are_found() {
-    assert_found(Bug::LiarCounts, 40);
-}
-
-#[test]
-fn positions_of_nodes_that_have_not_applied_their_log_are_found() {
-    assert_found(Bug::AnswerUnapplied, 60);
-}
-
-#[test]
-fn barriers_that_claim_too_much_are_found() {
-    assert_found(Bug::MajorityBarrier, 100);
-}
-
-#[test]
-fn a_lease_on_the_word_of_the_leader_is_found() {
-    assert_found(Bug::LeaderLease, 200);
-}
-
 /// Every share operation once, with one loss of power at each persist point in turn.
 fn assert_survives(nodes: u16, every: usize) {
     let quiet = run_with(Options::script(nodes, 0), None, false);

@@ -12,10 +12,11 @@ use symbolon_protocol::generate::{
     Vote, VoteRefused,
 };
 use symbolon_protocol::id::NodeId;
-use symbolon_protocol::identity::PublicKey;
+use symbolon_protocol::identity::{PublicKey, tagged_hash};
+use symbolon_protocol::outcome::Outcome;
 use symbolon_protocol::schema::private;
 use symbolon_protocol::step::Step;
-use symbolon_protocol::wire::decode;
+use symbolon_protocol::wire::{decode, encode};
 use tokio::sync::mpsc;
 
 use super::types::{NodeTypes, Surroundings, Transport};
@@ -41,6 +42,8 @@ fn patience(phase: Phase) -> Duration {
 
 /// Between two repetitions of everything that was said.
 pub(crate) const RESEND: Duration = Duration::from_millis(300);
+/// A vote that was taken is not ordered again for so long, milliseconds.
+const VOTE_MS: u64 = 10_000;
 /// Messages that may wait for the task.
 pub(crate) const INBOX: usize = 256;
 /// Messages of one peer for attempts that this node has not heard of yet; the oldest go first.
@@ -191,14 +194,28 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         Ok(machine)
     }
 
-    /// Has a vote ordered; whoever waits for it repeats it.
+    /// Has a vote ordered; whoever waits for it repeats it. A repeat of one that is being ordered, or that was taken, costs
+    /// nothing: an entry for each would be what a busy cluster can bear least.
     pub(crate) fn order_in_background(&self, payload: Payload) {
+        let (vote, now) = (tagged_hash("symbolon/vote/v1", &encode(&payload)), self.boot_ms());
+        let mut votes = lock(&self.0.votes);
+        votes.retain(|_, at| now.saturating_sub(*at) < VOTE_MS);
+        if votes.contains_key(&vote) {
+            return;
+        }
+        votes.insert(vote, now);
+        drop(votes);
         let core = self.clone();
         let _task = C::spawn(async move {
             match core.propose(&payload, Duration::from_secs(5)).await {
-                Ok((index, outcome)) => tracing::debug!(index, ?outcome, "a vote was ordered"),
+                Ok((index, outcome)) if !matches!(outcome, Outcome::Refused(_)) => {
+                    tracing::debug!(index, ?outcome, "a vote was ordered");
+                    return;
+                }
+                Ok((index, outcome)) => tracing::debug!(index, ?outcome, "a vote was not taken"),
                 Err(refusal) => tracing::debug!(%refusal, "a vote was not ordered"),
             }
+            lock(&core.0.votes).remove(&vote);
         });
     }
 }
@@ -220,7 +237,6 @@ const WORK_CALL_GENERATE: u8 = 7;
 mod tests {
     use super::*;
     use symbolon_protocol::peer::WorkCall;
-    use symbolon_protocol::wire::encode;
 
     #[test]
     fn the_tag_is_the_one_of_the_codec() {

@@ -21,6 +21,7 @@ use symbolon_protocol::outcome::Outcome;
 use symbolon_protocol::peer::{WorkAnswer, WorkCall};
 use symbolon_protocol::request::{RequestBody, VerifiedRequest};
 use symbolon_protocol::schema::{private, replicated};
+use symbolon_protocol::state::members;
 use symbolon_protocol::state::records::{self, KeyRecord, VersionRecord};
 use symbolon_protocol::table::{StoreFault, Tables, read};
 use symbolon_protocol::wire::{decode, encode};
@@ -134,7 +135,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
     /// One round of questions; the answers come when they come.
     fn ask_voters(&self) {
         self.look_ready();
-        let voters = self.voter_keys();
+        let Ok(voters) = self.lease_voters().map_err(|fault| self.fail(&fault)) else { return };
         let others: Vec<NodeId> = voters.keys().copied().filter(|node| *node != self.0.me).collect();
         let nonce = self.new_nonce();
         let question = self.with_lease(|lease, now| {
@@ -151,6 +152,14 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
                 }
             });
         }
+    }
+
+    /// On whom the lease rests: the voters of the state that it is to prove current, never those of links that lead beyond it. A
+    /// barrier reckons with the voters from before its entry only.
+    fn lease_voters(&self) -> Result<BTreeMap<NodeId, PublicKey>, StoreFault> {
+        let tables = self.tables();
+        let version = records::cluster(&tables)?.membership;
+        Ok(members::voters_at(&tables, version)?.unwrap_or_default())
     }
 
     pub(crate) fn voter_keys(&self) -> BTreeMap<NodeId, PublicKey> {

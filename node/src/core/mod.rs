@@ -156,6 +156,10 @@ pub(crate) struct Inner<C: NodeTypes, T, S: Store, E> {
     pub(crate) needs: Mutex<BTreeMap<(KeyId, KeyVersion), u64>>,
     /// How far generations are in which this node takes part, by ceremony digest.
     pub(crate) progress: Mutex<BTreeMap<Digest, (OperationPhase, BTreeSet<NodeId>)>>,
+    /// Votes of this node that are being ordered or were taken, and when it began to ask, boot time in milliseconds.
+    pub(crate) votes: Mutex<BTreeMap<Digest, u64>>,
+    /// When shares of attempts that failed were last looked for, boot time in milliseconds; 0 before the first time.
+    pub(crate) orphans_ms: AtomicU64,
     /// Versions whose activation this node has yet to witness.
     pub(crate) owed: Mutex<BTreeSet<(KeyId, KeyVersion)>>,
     /// What computes signature shares and signatures.
@@ -189,7 +193,7 @@ pub(crate) struct Inner<C: NodeTypes, T, S: Store, E> {
     pub(crate) admitted: AtomicBool,
     /// The version of the membership to which this node moves Raft as the leader, and since when, milliseconds.
     pub(crate) moving: Mutex<(u64, u64)>,
-    /// Whether a majority of the voters has another time than this node, which then does not lead.
+    /// Whether too many voters have another time than this node, which then does not lead.
     pub(crate) off_time: AtomicBool,
     /// An incoming checkpoint.
     pub(crate) incoming: Mutex<Option<incoming::Incoming>>,
@@ -260,6 +264,8 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
             early_subshares: Mutex::new(VecDeque::new()),
             needs: Mutex::new(BTreeMap::new()),
             progress: Mutex::new(BTreeMap::new()),
+            votes: Mutex::default(),
+            orphans_ms: AtomicU64::new(0),
             owed: Mutex::new(BTreeSet::new()),
             keys: Mutex::new(BTreeMap::new()),
             standings: Mutex::new(BTreeMap::new()),

@@ -31,6 +31,10 @@ use crate::store::{Column, Store, commit};
 
 /// Operations, destructions and witnesses that are looked at in one round, and attempts in which this node takes part at a time.
 const BATCH: usize = 256;
+/// Of these so many, the first ones by id, are those that everybody joins.
+const COMMON: usize = BATCH / 2;
+/// Between two searches for shares of attempts that failed, milliseconds.
+const ORPHANS_MS: u64 = 5_000;
 /// Between two questions to a peer how it is.
 const PEER_ROUND: Duration = Duration::from_millis(400);
 /// A peer that said nothing for so long counts as unreachable.
@@ -98,10 +102,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         self.ask_for_members().await?;
         self.pay_witnesses().await?;
         self.erase_due().await?;
-        for (key, version, epoch) in self.orphaned_shares(BATCH).map_err(|e| self.fail(&e))? {
-            tracing::info!(%key, %version, %epoch, "a share of an attempt that failed is erased");
-            self.erase_share(&key, version, epoch).await?;
-        }
+        self.erase_orphans().await?;
         self.say_what_is_known().await?;
         self.ask_for_shares().await?;
         self.start_due_refreshes().await?;
@@ -109,6 +110,21 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
             self.lead().await?;
         }
         self.exchange_checkpoint_signatures().await
+    }
+
+    /// Erases shares of attempts that failed. All shares are looked at, so not in every round.
+    async fn erase_orphans(&self) -> Result<(), Refusal> {
+        let now = self.boot_ms();
+        let last = self.0.orphans_ms.load(Ordering::Relaxed);
+        if last != 0 && now.saturating_sub(last) < ORPHANS_MS {
+            return Ok(());
+        }
+        self.0.orphans_ms.store(now, Ordering::Relaxed);
+        for (key, version, epoch) in self.orphaned_shares(BATCH).map_err(|e| self.fail(&e))? {
+            tracing::info!(%key, %version, %epoch, "a share of an attempt that failed is erased");
+            self.erase_share(&key, version, epoch).await?;
+        }
+        Ok(())
     }
 
     /// Tells the cluster which rules this program knows, once in a boot.
@@ -131,20 +147,29 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
     /// Takes part in attempts that run, and ends its part in those that are over.
     fn join_operations(&self) -> Result<(), Refusal> {
         self.leave_operations().map_err(|e| self.fail(&e))?;
+        // The first ones are the same for everybody, so all who are needed for these are there; whatever more there is gets its
+        // turn in a circle.
+        for operation in next_operations(&self.tables(), None, COMMON).map_err(|e| self.fail(&e))? {
+            self.join_operation(operation);
+        }
         for operation in self.next_operations(&self.0.joined)? {
             // The one that finds no place is the first to be looked at when there is one.
             if self.parts() >= BATCH {
                 break;
             }
             *lock(&self.0.joined) = Some(operation.ceremony.operation);
-            let ceremony = operation.ceremony;
-            match operation.moved {
-                Some(_) if self.has_part_in_move(&ceremony) => self.join_move(&ceremony),
-                None if ceremony.roster.contains(&self.0.me) => self.join_ceremony(ceremony),
-                Some(_) | None => {}
-            }
+            self.join_operation(operation);
         }
         Ok(())
+    }
+
+    fn join_operation(&self, operation: OperationRecord) {
+        let ceremony = operation.ceremony;
+        match operation.moved {
+            Some(_) if self.has_part_in_move(&ceremony) => self.join_move(&ceremony),
+            None if ceremony.roster.contains(&self.0.me) => self.join_ceremony(ceremony),
+            Some(_) | None => {}
+        }
     }
 
     /// In how many attempts this node takes part now.
@@ -349,15 +374,25 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         }
     }
 
-    /// A leader whose clock is wrong has nothing ordered: its entries are refused. So it falls silent and another is elected. The
-    /// clocks of a majority say that it is this one that is wrong.
+    /// A leader whose entries come from a future in which too few others live has nothing ordered, and one that lives far in the
+    /// past holds state time back. So it falls silent, and another is elected.
     fn lead_only_on_time(&self) {
-        let voters = self.voters();
-        let differ =
-            lock(&self.0.heard).iter().filter(|&(node, heard)| voters.contains(node) && heard.is_off()).count();
-        let off = differ > voters.len() / 2;
+        let limit = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
+        let (voters, me) = (self.voters(), self.0.me);
+        let (mut take, mut refuse, mut are_ahead) = (usize::from(voters.contains(&me)), 0, 0);
+        for node in voters.iter().filter(|node| **node != me) {
+            let ahead_ms = lock(&self.0.heard).get(node).map_or(0, |heard| heard.ahead_ms);
+            match ahead_ms {
+                ms if ms < -limit(limits::ENTRY_AHEAD_MS) => refuse += 1,
+                _ if self.is_reachable(*node) => take += 1,
+                _ => {}
+            }
+            are_ahead += usize::from(ahead_ms > limit(limits::STATE_BEHIND_MS));
+        }
+        let majority = voters.len() / 2 + 1;
+        let off = (refuse > 0 && take < majority) || are_ahead >= majority;
         if self.0.off_time.swap(off, Ordering::Relaxed) != off {
-            tracing::warn!(off, "whether most voters have another time than this node; if so it does not lead");
+            tracing::warn!(off, "whether too many voters have another time than this node; if so it does not lead");
             self.0.raft.runtime_config().heartbeat(!off);
             self.0.raft.runtime_config().elect(!off);
         }

@@ -288,8 +288,11 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
         }
         let place = replicated::version(&ceremony.key, ceremony.version);
         let record: Option<VersionRecord> = read(&self.tables(), &place).map_err(|e| self.fail(&e))?;
-        let counted = record.is_some_and(|record| record.shares.iter().any(|set| set.epoch == ceremony.epoch));
-        if counted {
+        let me = self.0.me;
+        let is_out = |record: VersionRecord| {
+            record.shares.iter().any(|set| set.epoch == ceremony.epoch && !set.erased.contains(&me))
+        };
+        if record.is_some_and(is_out) {
             return Ok(());
         }
         self.erase_share(&ceremony.key, ceremony.version, ceremony.epoch).await

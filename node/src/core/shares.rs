@@ -108,10 +108,16 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
             Refusal::new(ErrorCode::StorageFailed, "a share cannot be stored")
         };
         let id = record_id(&core.key, core.version, core.epoch);
-        // An earlier try may have left a slot.
+        // After a failed write nothing is known of the slots: the node stops.
+        let broken = |what: String| {
+            self.stop(format!("the key slots cannot be written: {what}"));
+            failed(what)
+        };
+        // An earlier try may have left a slot. It is gone from the disk before another one may name this record.
         self.0.vault.erase(id).map_err(failed)?;
+        self.0.vault.synced().await.map_err(broken)?;
         let sealed = self.0.vault.seal(id, secret.expose()).map_err(failed)?;
-        self.0.vault.synced().await.map_err(failed)?;
+        self.0.vault.synced().await.map_err(broken)?;
         let record = ShareRecord { core: core.digest(), sealed: Bytes(sealed) };
         let mut batch = Batch::default();
         batch.put(Column::Private, private::share(&core.key, core.version, core.epoch), encode(&record));

@@ -37,13 +37,6 @@ pub(crate) struct Heard<C: NodeTypes> {
     pub(crate) ahead_ms: i64,
 }
 
-impl<C: NodeTypes> Heard<C> {
-    /// Whether entries of one of the two would be refused by the other for their time.
-    pub(crate) fn is_off(&self) -> bool {
-        self.ahead_ms.unsigned_abs() > limits::ENTRY_AHEAD_MS
-    }
-}
-
 /// By how much a peer's clock is certainly ahead of this node's, milliseconds; below zero when it is behind. The peer read it
 /// somewhere between the question and the answer, so that a slow answer alone makes no difference.
 pub(crate) fn clock_difference(theirs_ms: u64, asked_ms: u64, answered_ms: u64) -> i64 {

@@ -47,8 +47,8 @@ impl Closing {
 fn fault(error: &rocksdb::Error) -> StoreFault {
     let advice = match error.kind() {
         ErrorKind::Corruption | ErrorKind::InvalidArgument => {
-            "; the disk does not give back what was written. Put another node in the place of this one (`symbolon member \
-             replace`)"
+            "; what was written does not come back: the disk is failing, its files were changed, or a loss of power tore the end of \
+             the log. Put another node in the place of this one (`symbolon member replace`)"
         }
         ErrorKind::IOError => "; look at the disk: whether it is full, mounted read-only or failing",
         _ => "",

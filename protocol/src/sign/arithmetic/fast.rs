@@ -99,7 +99,10 @@ impl Package for FastPackage {
         let [hiding, binding] = nonces.secret();
         let bound = Zeroizing::new(binding * signer.binding_factor);
         let weighted = Zeroizing::new(share.secret() * signer.weight);
-        Ok((hiding + *bound + *weighted).to_bytes())
+        // Each partial sum would give the share or a nonce away beside the result, which is sent.
+        let mut sum = Zeroizing::new(*bound + *weighted);
+        *sum += hiding;
+        Ok(sum.to_bytes())
     }
 
     fn verifies(&self, node: NodeId, share: &SignatureShare) -> Option<bool> {
