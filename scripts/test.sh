@@ -11,8 +11,7 @@ unset RUSTFLAGS RUSTDOCFLAGS CARGO_TARGET_DIR CARGO_BUILD_BUILD_DIR
 
 scripts/setup.sh
 begin=$SECONDS
-# The programs that the end-to-end tests start, then the tests; both with their progress shown.
-cargo build --release --locked --workspace
+# The tests, and with them the programs that the end-to-end tests start; with progress shown.
 cargo test --release --locked --workspace --no-run "$@"
 build_seconds=$((SECONDS - begin))
 

@@ -184,13 +184,6 @@ impl Disk {
         assert!(self.mount(), "{} cannot be mounted again", self.image.display());
     }
 
-    /// Reads only, or writes again; nobody may have a file open to write.
-    #[track_caller]
-    pub fn set_read_only(&self, read_only: bool) {
-        let option = if read_only { "remount,ro" } else { "remount,rw" };
-        assert!(call(Command::new("mount").args(["-o", option]).arg(&self.at)), "{option}");
-    }
-
     /// Fills it until so much is free, MiB.
     #[track_caller]
     pub fn fill(&self, leave_mib: u64) {

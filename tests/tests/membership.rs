@@ -216,6 +216,7 @@ fn a_member_that_lost_its_disk_takes_no_part() {
 
     fourth.kill();
     fs::remove_dir_all(fourth.directory.join("store")).unwrap();
+    fs::remove_file(fourth.directory.join("store.synced")).unwrap();
     fs::remove_file(fourth.directory.join("slots")).unwrap();
     fourth.start(None);
     wait_until("the node to say that its store is another", PATIENCE, || fourth.log().contains("another store"));

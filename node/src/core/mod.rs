@@ -193,8 +193,8 @@ pub(crate) struct Inner<C: NodeTypes, T, S: Store, E> {
     pub(crate) admitted: AtomicBool,
     /// The version of the membership to which this node moves Raft as the leader, and since when, milliseconds.
     pub(crate) moving: Mutex<(u64, u64)>,
-    /// Whether too many voters have another time than this node, which then does not lead.
-    pub(crate) off_time: AtomicBool,
+    /// Whether too few voters answer this node or share its time: then it does not lead.
+    pub(crate) unfollowed: AtomicBool,
     /// An incoming checkpoint.
     pub(crate) incoming: Mutex<Option<incoming::Incoming>>,
     /// Why the node must stop.
@@ -282,7 +282,7 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
             asked_for_stranger: AtomicU64::new(0),
             admitted: AtomicBool::new(false),
             moving: Mutex::default(),
-            off_time: AtomicBool::new(false),
+            unfollowed: AtomicBool::new(false),
             incoming: Mutex::new(None),
             fatal: watch::Sender::new(None),
         };

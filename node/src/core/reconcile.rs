@@ -368,31 +368,30 @@ impl<C: NodeTypes, T: Transport, S: Store, E: Surroundings> Core<C, T, S, E> {
                 }
                 let ahead_ms = clock_difference(status.time_ms, asked_ms, self.now_ms());
                 lock(&self.0.heard).insert(node, Heard { status, at: C::now(), ahead_ms });
-                self.lead_only_on_time();
             }
+            self.lead_only_what_follows();
             C::sleep(PEER_ROUND).await;
         }
     }
 
-    /// A leader whose entries come from a future in which too few others live has nothing ordered, and one that lives far in the
-    /// past holds state time back. So it falls silent, and another is elected.
-    fn lead_only_on_time(&self) {
-        let limit = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
+    /// A leader that is heard but hears too few has nothing ordered, nor has one whose entries come from a future in which too few
+    /// others live; one that lives far in the past holds state time back. So it falls silent, and another is elected.
+    fn lead_only_what_follows(&self) {
         let (voters, me) = (self.voters(), self.0.me);
-        let (mut take, mut refuse, mut are_ahead) = (usize::from(voters.contains(&me)), 0, 0);
+        if !voters.contains(&me) {
+            return;
+        }
+        let limit = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
+        let (mut take, mut are_ahead) = (1, 0);
         for node in voters.iter().filter(|node| **node != me) {
             let ahead_ms = lock(&self.0.heard).get(node).map_or(0, |heard| heard.ahead_ms);
-            match ahead_ms {
-                ms if ms < -limit(limits::ENTRY_AHEAD_MS) => refuse += 1,
-                _ if self.is_reachable(*node) => take += 1,
-                _ => {}
-            }
+            take += usize::from(ahead_ms >= -limit(limits::ENTRY_AHEAD_MS) && self.is_reachable(*node));
             are_ahead += usize::from(ahead_ms > limit(limits::STATE_BEHIND_MS));
         }
         let majority = voters.len() / 2 + 1;
-        let off = (refuse > 0 && take < majority) || are_ahead >= majority;
-        if self.0.off_time.swap(off, Ordering::Relaxed) != off {
-            tracing::warn!(off, "whether too many voters have another time than this node; if so it does not lead");
+        let off = take < majority || are_ahead >= majority;
+        if self.0.unfollowed.swap(off, Ordering::Relaxed) != off {
+            tracing::warn!(off, "whether too few voters answer this node or share its time; if so it does not lead");
             self.0.raft.runtime_config().heartbeat(!off);
             self.0.raft.runtime_config().elect(!off);
         }

@@ -70,11 +70,11 @@ impl ShareSet {
         self.holders.iter().copied().filter(|node| !self.erased.contains(node)).collect()
     }
     /// Whether fewer shares than the threshold can be left though one of the proofs is a lie. Where nodes left without a proof,
-    /// their shares are leaked, and no more can be had than the proofs of all others.
+    /// their shares are leaked, and no more can be had than the proofs of all others; as many leaked as are the key stay open.
     #[must_use]
     pub fn is_closed(&self, left: impl Fn(NodeId) -> bool) -> bool {
-        let owing = self.owing();
-        owing.len().saturating_add(LIARS) < self.threshold.get() || owing.into_iter().all(left)
+        let (owing, threshold) = (self.owing(), self.threshold.get());
+        owing.len() < threshold && (owing.len().saturating_add(LIARS) < threshold || owing.into_iter().all(left))
     }
 }
 

@@ -361,7 +361,8 @@ impl Run<'_> {
         };
         let counted =
             |cluster: &Cluster| Ok(departed(cluster)?.iter().all(|gone| gone.leaked > 0 && gone.open == open));
-        self.cluster.until("the shares of lost nodes to be counted", counted).await
+        let waited = self.cluster.until("the shares of lost nodes to be counted", counted).await;
+        waited.map_err(|why| format!("{why}; counted are {:?}", departed(self.cluster)))
     }
 
     /// Waits until Raft has the voters that administrators want.
