@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::{Cluster, Output, PATIENCE, Random, binary, run};
+use crate::{Cluster, Output, PATIENCE, binary, run};
 
 /// A block of RocksDB's log format, bytes.
 const BLOCK: usize = 32 << 10;
@@ -100,17 +100,6 @@ pub fn files(directory: &Path, begin: &str, end: &str) -> Vec<PathBuf> {
         all.filter(|path| name(path).starts_with(begin) && name(path).ends_with(end)).collect();
     found.sort();
     found
-}
-
-/// Turns one bit of a file around; the bit, counted from the start.
-///
-/// # Panics
-/// When the file cannot be changed.
-pub fn flip(path: &Path, random: &mut Random) -> u64 {
-    let length = fs::metadata(path).expect("a file").len();
-    let bit = random.below(length * 8);
-    flip_bit(path, bit);
-    bit
 }
 
 /// Turns this bit of a file around.

@@ -298,8 +298,9 @@ impl Run<'_> {
         };
         self.cluster.until("nobody to need the shares of the node", needs_none).await?;
         self.client.change_members(self.cluster, on, leave).await?;
-        self.until_settled().await?;
+        // It may not hear any more that it left.
         self.cluster.dismiss(victim);
+        self.until_settled().await?;
         self.cluster.crash(victim).await.map(drop)
     }
 
