@@ -43,16 +43,8 @@ pub enum Bug {
     ActivatedEarly,
     /// A node goes on with an attempt that its own state says is over.
     ReadyLate,
-    /// A node finds itself current when the leader alone says so.
-    LeaderLease,
     /// A node signs where it is before that is durable.
     SignBeforeSync,
-    /// A node counts the time of its lease from when the answer came.
-    LateEvidence,
-    /// A node reports that a right is gone though a voter lies when a majority confirmed that; and the client does not count.
-    MajorityBarrier,
-    /// A holder does not ask once more, right before its share leaves.
-    UncheckedRelease,
     /// A node counts the answers of a voter that it can prove a liar.
     LiarCounts,
     /// A node says where it is before it has applied what its log held at the start.
@@ -60,7 +52,7 @@ pub enum Bug {
 }
 
 /// All of them.
-pub const BUGS: [Bug; 25] = [
+pub const BUGS: [Bug; 21] = [
     Bug::SendBeforePersist,
     Bug::ReuseNonce,
     Bug::OwnClock,
@@ -79,11 +71,7 @@ pub const BUGS: [Bug; 25] = [
     Bug::KeepCopy,
     Bug::ActivatedEarly,
     Bug::ReadyLate,
-    Bug::LeaderLease,
     Bug::SignBeforeSync,
-    Bug::LateEvidence,
-    Bug::MajorityBarrier,
-    Bug::UncheckedRelease,
     Bug::LiarCounts,
     Bug::AnswerUnapplied,
 ];
@@ -111,11 +99,7 @@ impl Bug {
             Self::KeepCopy => "keep-copy",
             Self::ActivatedEarly => "activated-early",
             Self::ReadyLate => "ready-late",
-            Self::LeaderLease => "leader-lease",
             Self::SignBeforeSync => "sign-before-sync",
-            Self::LateEvidence => "late-evidence",
-            Self::MajorityBarrier => "majority-barrier",
-            Self::UncheckedRelease => "unchecked-release",
             Self::LiarCounts => "liar-counts",
             Self::AnswerUnapplied => "answer-unapplied",
         }
@@ -145,9 +129,9 @@ impl Bug {
             | Self::SubshareOnDisk
             | Self::KeepCopy
             | Self::AnswerUnapplied => 60,
-            Self::BeginAgain | Self::MajorityBarrier => 100,
+            Self::BeginAgain => 100,
             Self::SendBeforePersist | Self::StalePermit | Self::DealAgain | Self::SamePolynomial => 150,
-            Self::ReadyLate | Self::LeaderLease | Self::LateEvidence | Self::UncheckedRelease => 300,
+            Self::ReadyLate => 300,
         }
     }
 
@@ -180,9 +164,6 @@ impl Bug {
             Self::KeepCopy => &[invariants::MOBILE],
             Self::ActivatedEarly => &[invariants::VOTES_FOLLOW_LOG],
             Self::ReadyLate => &[invariants::VOTES_FOLLOW_LOG],
-            Self::LeaderLease | Self::LateEvidence | Self::MajorityBarrier | Self::UncheckedRelease => {
-                &[invariants::REVOCATION_FINAL]
-            }
             Self::SignBeforeSync | Self::AnswerUnapplied => &[invariants::POSITION_DURABLE],
             Self::LiarCounts => &[invariants::LIAR_SILENT],
         }

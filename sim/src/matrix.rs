@@ -50,13 +50,24 @@ const PROMISES: &[Promise] = &[
         "tests/tests/byzantine/raft_door.rs",
         "a_member_that_rewrites_history_is_refused_and_stops_nobody",
     ),
-    planted("Raft leader: hides a revocation from nobody who is fresh (quorum of heads)", Bug::LeaderLease),
-    planted("Raft leader: hides a revocation from nobody who is fresh (time of a lease)", Bug::LateEvidence),
-    planted("Raft leader: a right that is reported as gone is gone though one voter lies", Bug::MajorityBarrier),
+    attacked(
+        "Raft leader: hides a revocation from nobody who is fresh (quorums, time of a lease)",
+        "sim/tests/models/lease.rs",
+        "every_planted_bug_is_found",
+    ),
+    attacked(
+        "Raft leader: a right that is reported as gone is gone though the voters changed",
+        "sim/tests/models/voters.rs",
+        "every_planted_bug_is_found",
+    ),
     planted("Raft leader: a head is signed only from what is durable", Bug::SignBeforeSync),
     planted("Raft leader: a head is signed only once the own log is applied", Bug::AnswerUnapplied),
     planted("Raft leader: a voter with two histories counts for nothing", Bug::LiarCounts),
-    planted("coordinator: a share leaves only while the right is still there", Bug::UncheckedRelease),
+    attacked(
+        "coordinator: a share leaves only while the right is still there",
+        "protocol/src/sign/tests/holders.rs",
+        "a_permit_for_another_version_lets_no_share_leave",
+    ),
     planted("coordinator: every share is decided by the holder's own state", Bug::StalePermit),
     planted("coordinator: no share without a durable record of it", Bug::ShareBeforeUsage),
     attacked(

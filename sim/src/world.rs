@@ -340,7 +340,6 @@ impl World {
             boot_ms: slot.begun_ms + self.now_ms * slot.rate / 1000,
             slow_ms: if calm { 0 } else { self.options.slow_ms },
             treason: !honest && self.siege_until_ms > self.now_ms,
-            leader: self.order.leader,
             leads,
             bug: self.bug.filter(|_| honest),
             crash,

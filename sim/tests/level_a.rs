@@ -12,7 +12,7 @@ use sim::sweep::{Sweep, each, first_failure, replay};
 use sim::{Report, run, run_with};
 
 /// Seeds that are run at every change.
-const CLEAN: u64 = 3_000;
+const CLEAN: u64 = 1_000;
 
 fn assert_clean(sweep: &Sweep) {
     let told: Vec<String> = sweep

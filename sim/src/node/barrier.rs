@@ -18,7 +18,6 @@ use symbolon_protocol::wire::encode;
 
 use super::fresh::POSITION;
 use super::{Env, Halt, Node, Reply, Timer};
-use crate::bugs::Bug;
 use crate::count::situation;
 
 /// How long a node may take to say where it is, by the clock that nobody sets, milliseconds.
@@ -159,11 +158,7 @@ impl Node {
         let Some(collecting) = self.barriers.waiting.get(&ticket) else { return Ok(()) };
         let Some(barrier) = self.barriers.open.get(&collecting.entry.index) else { return Ok(()) };
         let reachable = |node| !collecting.silent.contains(&node);
-        let mut progress = barrier.progress(collecting.begun_ms, env.boot_ms, reachable);
-        if env.has(Bug::MajorityBarrier) && matches!(progress, Progress::Done(Enforced::Crash)) {
-            progress = Progress::Done(Enforced::Byzantine);
-        }
-        match progress {
+        match barrier.progress(collecting.begun_ms, env.boot_ms, reachable) {
             Progress::Done(enforced) => self.answer_enforced(env, ticket, enforced),
             Progress::Until(_) => Ok(()),
         }

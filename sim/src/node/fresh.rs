@@ -45,8 +45,6 @@ pub(super) struct Keeper {
     asked_ms: Option<u64>,
     /// Questions of others that wait for an index.
     questions: BTreeMap<u64, (NodeId, Question)>,
-    /// For a planted bug: how old the evidence was when it came.
-    came_late_ms: u64,
 }
 
 impl Keeper {
@@ -63,7 +61,6 @@ impl Keeper {
             log_end,
             asked_ms: None,
             questions: BTreeMap::new(),
-            came_late_ms: 0,
         })
     }
 }
@@ -82,10 +79,7 @@ impl Node {
         }
         self.keeper.asked_ms = Some(env.boot_ms);
         self.look_ready(env)?;
-        let mut voters = self.voter_keys();
-        if let (true, Some(leader)) = (env.has(Bug::LeaderLease), env.leader) {
-            voters.retain(|node, _| *node == leader);
-        }
+        let voters = self.voter_keys();
         let others: Vec<NodeId> = voters.keys().copied().filter(|node| *node != self.me).collect();
         let mut nonce = [0; 16];
         self.rng.fill_bytes(&mut nonce);
@@ -113,9 +107,7 @@ impl Node {
         for notice in notices {
             self.noticed(env, notice)?;
         }
-        let evidence = self.keeper.lease.evidence();
-        if evidence != before {
-            self.keeper.came_late_ms = evidence.and_then(|evidence| evidence.age_ms(env.boot_ms)).unwrap_or(0);
+        if self.keeper.lease.evidence() != before {
             self.look_wanted(env)?;
         }
         Ok(())
@@ -267,10 +259,9 @@ impl Node {
         self.keeper.lease.evidence()
     }
 
-    /// The proof that evidence is young enough; a planted bug counts from when it came.
+    /// The proof that evidence is young enough.
     pub(super) fn fresh_by(&self, env: &Env<'_>, evidence: Option<Evidence>, staleness_ms: u64) -> Option<Fresh> {
-        let late_ms = if env.has(Bug::LateEvidence) { self.keeper.came_late_ms } else { 0 };
-        evidence?.fresh(env.boot_ms.saturating_sub(late_ms), staleness_ms)
+        evidence?.fresh(env.boot_ms, staleness_ms)
     }
 
     /// The longest staleness of the key that a request is about, milliseconds.

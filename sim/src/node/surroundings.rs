@@ -125,8 +125,6 @@ pub(crate) struct Env<'a> {
     pub(crate) slow_ms: u64,
     /// Whether it helps to sign with what was taken away, as evil nodes do while a siege lasts.
     pub(crate) treason: bool,
-    /// Who leads.
-    pub(crate) leader: Option<NodeId>,
     /// Whether it leads.
     pub(crate) leads: bool,
     pub(crate) bug: Option<Bug>,

@@ -189,9 +189,7 @@ impl Node {
 
     /// The last question before shares leave.
     fn let_go(&mut self, env: &mut Env<'_>, coordinator: NodeId, made: Made) -> Result<Shares, Stop> {
-        if !env.has(crate::bugs::Bug::UncheckedRelease) {
-            self.permit(env, &made.verified)?.covers(made.key.1)?;
-        }
+        self.permit(env, &made.verified)?.covers(made.key.1)?;
         self.release(env, coordinator, &made)?;
         Ok(made.shares)
     }

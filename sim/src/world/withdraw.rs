@@ -9,7 +9,6 @@ use symbolon_protocol::outcome::Outcome;
 use symbolon_protocol::request::Action;
 
 use super::{Violation, World};
-use crate::bugs::Bug;
 use crate::client::{Goal, Wish};
 use crate::count::{fault, situation};
 use crate::invariants::{REVOCATION_FINAL, safety};
@@ -78,19 +77,15 @@ impl World {
             Some(report) => self.clients.check_report(ticket, claim, report),
             None => Err("that is missing".to_owned()),
         };
-        let checked = match (checked, report) {
-            (Ok(checked), _) => checked,
-            // The planted bug is one of a client, too.
-            (Err(_), Some(report)) if self.bug == Some(Bug::MajorityBarrier) => {
-                Checked { enforced: report.enforced, missing: report.holders.clone(), index: report.index }
-            }
-            (Err(what), _) if honest => {
+        let checked = match checked {
+            Ok(checked) => checked,
+            Err(what) if honest => {
                 return Err(safety(
                     REVOCATION_FINAL,
                     format!("node {from}, which is honest, answered with a report {what}"),
                 ));
             }
-            (Err(_), _) => {
+            Err(_) => {
                 if open {
                     self.elsewhere(ticket, tries);
                 }
