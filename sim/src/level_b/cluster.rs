@@ -1,4 +1,4 @@
-//! The nodes of the simulation: founded, enrolled, started, crashed, and started again from bytes. [`watch`]: what is seen of them.
+//! The nodes of the simulation: founded, enrolled, started, crashed, and started again from bytes. `watch`: what is seen of them.
 
 mod watch;
 

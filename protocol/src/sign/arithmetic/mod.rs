@@ -1,7 +1,7 @@
 //! The arithmetic of one signature over one message: FROST(Ed25519, SHA-512), RFC 9591 section 6.1.
 //!
-//! There are two implementations, and they agree bit for bit (`tests.rs`): [`fast`], directly on curve25519-dalek, and
-//! [`reference`], which asks frost-core. What is said between nodes is the same, so a roster may be mixed. Whether a node is to
+//! There are two implementations, and they agree bit for bit (`tests.rs`): `fast`, directly on curve25519-dalek, and
+//! `reference`, which asks frost-core. What is said between nodes is the same, so a roster may be mixed. Whether a node is to
 //! blame is judged by the reference alone, whatever a node signs with.
 //!
 //! Both take commitments that were checked once, when they came in ([`Commitment`]), and nonces by value ([`Nonces`]).
